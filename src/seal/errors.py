@@ -1,0 +1,84 @@
+"""The errors SEAL raises on purpose. Each class names the border where it arises.
+
+SealError
+├── ConfigError        a setting is unknown, missing or out of range
+├── DataError          a data set or a task cannot be used as given
+├── ModelError         a model or a checkpoint cannot be loaded or does not fit
+├── GenerationError    the policy (or a remote server) could not write a completion
+├── AdaptError         one adaptation job failed (too long, not finite, out of memory)
+├── GradingError       the grader could not give a verdict; never counted as "wrong"
+├── RunError           a run folder or its journal cannot be used
+└── ServeError         a request to the test-time-training server cannot be served
+"""
+
+from __future__ import annotations
+
+
+class SealError(Exception):
+    """Base class. `str(error)` is one line for people: what happened and what was given.
+
+    Args:
+        message: cause, with the value that was given.
+        fix: what to do about it, one imperative sentence; may be empty.
+    """
+
+    border = "seal"
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.fix})" if self.fix else self.message
+
+    def __reduce__(self) -> tuple[type[SealError], tuple[str, str]]:
+        return type(self), (self.message, self.fix)
+
+
+class ConfigError(SealError):
+    """A setting is unknown, missing or out of range."""
+
+    border = "config"
+
+
+class DataError(SealError):
+    """A data set or a task cannot be used as given."""
+
+    border = "data"
+
+
+class ModelError(SealError):
+    """A model or a checkpoint cannot be loaded, or does not fit the request."""
+
+    border = "model"
+
+
+class GenerationError(SealError):
+    """The policy, or a remote server, could not write a completion."""
+
+    border = "generation"
+
+
+class AdaptError(SealError):
+    """One adaptation job failed; other jobs are not affected."""
+
+    border = "adapt"
+
+
+class GradingError(SealError):
+    """The grader could not give a verdict. An outage is never a wrong answer."""
+
+    border = "grading"
+
+
+class RunError(SealError):
+    """A run folder or its journal cannot be used."""
+
+    border = "run"
+
+
+class ServeError(SealError):
+    """A request to the test-time-training server cannot be served."""
+
+    border = "serve"

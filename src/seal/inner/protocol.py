@@ -1,0 +1,29 @@
+"""The small doors of the two engines: adapting (`InnerLoop`) and writing (`Generator`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from seal.records import AdaptJob, AdaptOutcome, Completion, Sampling
+
+
+@runtime_checkable
+class InnerLoop(Protocol):
+    """Fits adapters and measures them. Outcomes come as they finish, in any order, one for every job."""
+
+    def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
+        """Yield one outcome a job; a failed job yields an outcome with `error` set and stops no other."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Writes completions. The same prompt, sampling and seed give the same text on the same engine."""
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """One completion a prompt, in order; `seeds` has one seed a prompt.
+
+        Prompts are complete strings (chat template already applied). Raises `GenerationError`.
+        """
+        ...

@@ -1,0 +1,226 @@
+"""The frozen records that cross SEAL's borders. Nothing else does: no bare dicts, no positional tuples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question a passage is evaluated on, asked without the passage."""
+
+    question: str
+    answer: str
+    """Gold answer."""
+    title: str = ""
+    """Title of the passage, prefixed to the prompt as `Topic: {title}` (paper appendix B)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something new to learn and what the learning is measured on.
+
+    Knowledge incorporation: `context` is the passage text and `target` a tuple of `Question`.
+    Few-shot learning: `context` holds the demonstration pairs and `target` the test pairs.
+    A custom domain may put anything here.
+    """
+
+    id: str
+    context: Any
+    target: Any
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn. `temperature=0` is greedy; then `top_p` and the seed have no effect."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; they are cut off the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion of a prompt, decoded, without stop strings and special tokens."""
+
+    text: str
+    n_tokens: int
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfEdit:
+    """Training data (or a training recipe) that the policy wrote for one task."""
+
+    id: str
+    task_id: str
+    prompt: str
+    """The prompt as the policy saw it, chat template included."""
+    completion: str
+    seed: int
+    policy: str
+    """Version of the policy that wrote it."""
+    n_tokens: int = 0
+    finish: Literal["stop", "length"] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRow:
+    """One training sequence as token ids.
+
+    `loss` holds half-open spans `[start, stop)` of positions whose tokens are predicted and count in the
+    loss; empty means every token but the first (a token is predicted from the ones before it, so position
+    0 never counts).
+    """
+
+    ids: tuple[int, ...]
+    loss: tuple[tuple[int, int], ...] = ()
+
+    def labelled(self) -> list[int]:
+        """Positions whose token counts in the loss, ascending."""
+        spans = self.loss or ((1, len(self.ids)),)
+        return sorted({i for a, b in spans for i in range(max(a, 1), min(b, len(self.ids)))})
+
+
+#: Names of `LoRARecipe.targets` groups; resolved per model family by `seal.inner.multi_lora`.
+TargetGroup = Literal["all", "attention", "mlp"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoRARecipe:
+    """How one adapter is trained. Defaults are the paper's inner loop (section 4.2, appendix B.2)."""
+
+    rank: int = 32
+    alpha: float = 64.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all",)
+    """Groups ("all", "attention", "mlp") or suffixes of module names ("q_proj")."""
+    learning_rate: float = 1e-3
+    epochs: int = 10
+    batch_size: int = 1
+    accumulation: int = 1
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_ratio: float = 0.0
+    """Share of the steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Gradient clipping by global norm of this adapter's gradients; 0 switches it off."""
+    shuffle: bool = True
+    """Draw a new order of the rows every epoch, from the job's seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt to answer with (and, once per policy, without) the adapter.
+
+    `reference` is a gold continuation whose log-likelihood is measured from the same prefill; empty: none.
+    `question` is what the grader sees; None: the caller grades.
+    """
+
+    id: str
+    ids: tuple[int, ...]
+    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=64)
+    reference: tuple[int, ...] = ()
+    question: Question | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptJob:
+    """One adapter to train and what to ask it. No rows (or no epochs): baseline only."""
+
+    id: str
+    rows: tuple[TrainRow, ...]
+    recipe: LoRARecipe
+    probes: tuple[Probe, ...]
+    seed: int
+    save_to: str = ""
+    """Folder to save the adapter in, in PEFT's format; empty: it is not kept."""
+
+
+class Verdict(StrEnum):
+    """A grade. `ERROR` means the grader failed, and is never counted as wrong."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to one probe."""
+
+    probe_id: str
+    text: str
+    n_tokens: int = 0
+    finish: Literal["stop", "length"] = "stop"
+    log_likelihood: float | None = None
+    """Sum of log-probabilities of the probe's reference, in nats; None without a reference."""
+    reference_tokens: int = 0
+    verdict: Verdict | None = None
+    """None when the probe carries no question to grade."""
+    note: str = ""
+    """Why, when the verdict is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job has no result: the border where it failed, and the one-line cause."""
+
+    border: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of this job's share, and tokens."""
+
+    train_s: float = 0.0
+    answer_s: float = 0.0
+    train_tokens: int = 0
+    answer_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptOutcome:
+    """What one adaptation was worth, or why there is none (`error`)."""
+
+    job_id: str
+    baseline: tuple[Answer, ...] = ()
+    adapted: tuple[Answer, ...] = ()
+    losses: tuple[float, ...] = ()
+    """Mean loss of every optimiser step, in nats a token."""
+    adapter: str = ""
+    """Folder of the saved adapter, when the job asked for one."""
+    timings: Timings = Timings()
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """A measured performance of one model on one task.
+
+    `score` is in [0, 1]; `details` are the parts a reward model may look at (for example per-question
+    correctness, gold log-likelihood).
+    """
+
+    score: float
+    n: int = 0
+    correct: tuple[bool, ...] = ()
+    log_likelihood: float | None = None
+    """Mean over questions of the mean log-likelihood a gold token, in nats."""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What a self-edit earned, its parts, and whether ReST-EM keeps it."""
+
+    value: float
+    parts: dict[str, float] = field(default_factory=dict)
+    kept: bool = False
+    why: str = ""
