@@ -1,0 +1,69 @@
+"""What a domain is: how the policy is asked for a self-edit, and how what it learned is measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from seal.errors import DataError
+from seal.records import Answer, LoRARecipe, Performance, Probe, Task, TrainRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class InvalidEdit(DataError):
+    """A self-edit that cannot be applied. It is kept as data, with this reason and reward 0."""
+
+
+class BaseDomain(ABC):
+    """A domain needs the three abstract methods. It is then measured one adapter at a time.
+
+    A domain that also overrides `probes` and `score` (and, where a completion is not plain text to train
+    on, `training_rows` and `recipe`) is batched: many adapters train and answer in the same pass.
+    """
+
+    @abstractmethod
+    def create_self_edit_prompt(self, context: Any) -> str:
+        """The prompt that asks the policy for a self-edit of `context` (`Task.context`)."""
+
+    @abstractmethod
+    def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Any:
+        """How well `model` does on `task` without the context: a `Performance`, or a number in [0, 1]."""
+
+    @abstractmethod
+    def compute_reward(self, performance: Any, task: Any) -> float:
+        """The reward of a self-edit whose adapted model reached `performance` on `task`."""
+
+    @property
+    def batched(self) -> bool:
+        """Whether the domain lets the engine measure many adapters at once."""
+        return type(self).probes is not BaseDomain.probes and type(self).score is not BaseDomain.score
+
+    def training_rows(
+        self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[TrainRow, ...]:
+        """Token rows to train on. Default: every non-empty line of the completion is one row.
+
+        Raises:
+            InvalidEdit: the completion holds nothing to train on.
+        """
+        lines = [line.strip() for line in completion.splitlines() if line.strip()]
+        rows = [TrainRow(tuple(tokenizer(line)["input_ids"])) for line in lines]
+        rows = [row for row in rows if row.labelled()]
+        if not rows:
+            raise InvalidEdit("the self-edit holds no text to train on")
+        return tuple(rows)
+
+    def recipe(self, completion: str, base: LoRARecipe) -> LoRARecipe:
+        """The training recipe; a domain whose self-edits choose it overrides this."""
+        return base
+
+    def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+        """Prompts that measure `task`, without its context. None: the domain is not batched."""
+        return ()
+
+    def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
+        """The performance that `answers` (one for every probe, in order) amount to."""
+        raise DataError(f"{type(self).__name__} has probes but no score method")
