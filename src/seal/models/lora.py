@@ -7,10 +7,11 @@ mode: the only dropout is the adapter's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from seal.errors import AdaptError, ConfigError, ModelError
 from seal.inner.schedule import init_lora, learning_rate, step_rows, total_steps
@@ -76,3 +77,242 @@ def _matches(name: str, target: str) -> bool:
     if target in _GROUPS:
         return bool(_GROUPS[target] & set(name.split(".")))
     return name == target or name.endswith("." + target)
+
+
+class LoRAWrapper:
+    """A LoRA adapter on one model; the model itself is as it was after `close()` or the `with` block.
+
+    >>> with LoRAWrapper(model, rank=8, alpha=16) as adapter:
+    ...     losses = adapter.fit(rows, LoRARecipe(epochs=3), seed=0)
+    ...     adapter.save("adapter")
+
+    Args:
+        model: a causal decoder; its weights are shared, not copied, and never written except by `merge`.
+        rank, alpha, dropout: LoRA's shape; the update is alpha / rank · B·A, dropout acts on A's input.
+        targets: layers to adapt, see `target_modules`.
+
+    The adapter's weights are fp32 whatever the model's dtype.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rank: int = 32,
+        alpha: float = 64.0,
+        dropout: float = 0.0,
+        targets: Sequence[str] = ("all",),
+    ) -> None:
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        self.modules = target_modules(model, targets)
+        self.base = model
+        self._trainable = [parameter.requires_grad for parameter in model.parameters()]
+        self._training = model.training
+        self._peft: PeftModel | None = _attach(model, self._config())
+
+    @classmethod
+    def from_recipe(cls, model: PreTrainedModel, recipe: LoRARecipe) -> LoRAWrapper:
+        """A wrapper with the adapter shape of `recipe`."""
+        return cls(model, recipe.rank, recipe.alpha, recipe.dropout, recipe.targets)
+
+    @property
+    def peft(self) -> PeftModel:
+        """The adapted model, for forward passes and `generate`."""
+        if self._peft is None:
+            raise ModelError("this adapter was merged or closed", "make a new LoRAWrapper")
+        return self._peft
+
+    def layers(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+        """LoRA factors by full layer name: A (rank, in) and B (out, rank)."""
+        return {
+            name: (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+            for name, layer in self._lora_layers().items()
+        }
+
+    def _lora_layers(self) -> dict[str, Any]:
+        root: Any = self.peft.get_base_model()
+        return {name: root.get_submodule(name) for name in self.modules}
+
+    def reset(self, seed: int) -> None:
+        """Start values: A drawn from `seed` (see `init_lora`), B zero, so the adapter changes nothing."""
+        import torch
+
+        with torch.no_grad():
+            for name, (a, b) in self.layers().items():
+                a.copy_(init_lora(name, a.shape[1], self.rank, seed))
+                b.zero_()
+
+    def fit(self, rows: Sequence[TrainRow], recipe: LoRARecipe, seed: int = 0) -> list[float]:
+        """Train the adapter from its start values on `rows`; the mean loss of every optimiser step.
+
+        Only the training settings of `recipe` count; the adapter keeps the shape it was made with. The loss
+        of a step is the sum of its token losses over its labelled tokens (nats a token), so micro-batches
+        weigh by tokens. AdamW has beta (0.9, 0.999) and eps 1e-8.
+
+        Raises:
+            AdaptError: a row is longer than the model's window, or a loss is not finite.
+        """
+        import torch
+
+        self._check(rows)
+        self.reset(seed)
+        factors = [factor for pair in self.layers().values() for factor in pair]
+        optimiser = torch.optim.AdamW(factors, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        total = total_steps(len(rows), recipe)
+        losses = []
+        with self._fitting(seed):
+            for step, chosen in enumerate(step_rows(len(rows), recipe, seed)):
+                losses.append(self._backward([rows[i] for i in chosen]))
+                if recipe.max_grad_norm > 0:
+                    torch.nn.utils.clip_grad_norm_(factors, recipe.max_grad_norm)
+                optimiser.param_groups[0]["lr"] = learning_rate(recipe, step, total)
+                optimiser.step()
+                optimiser.zero_grad()
+        return losses
+
+    def _backward(self, rows: Sequence[TrainRow]) -> float:
+        """Add the gradient of the rows' mean token loss; return that mean (0 without labelled tokens)."""
+        n_labelled = sum(len(row.labelled()) for row in rows)
+        total = 0.0
+        for row in rows:
+            if row.labelled():
+                loss = row_loss(self.peft, row)
+                (loss / n_labelled).backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+        mean = total / max(1, n_labelled)
+        if not math.isfinite(mean):
+            raise AdaptError(f"the training loss became {mean}", "lower the learning rate")
+        return mean
+
+    def _check(self, rows: Sequence[TrainRow]) -> None:
+        window = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
+        longest = max((len(row.ids) for row in rows), default=0)
+        if window is not None and longest > window:
+            raise AdaptError(
+                f"a training row has {longest} tokens and the model's window is {window}", "split the row"
+            )
+
+    @contextmanager
+    def _fitting(self, seed: int) -> Iterator[None]:
+        """Base in evaluation mode, the adapter's dropout on and drawn from `seed`; global state restored."""
+        import torch
+
+        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        self.peft.eval()
+        for module in self.peft.modules():
+            for name, dropout in getattr(module, "lora_dropout", {}).items():
+                dropout.train(name == "default")
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(derive(seed, "dropout"))
+            try:
+                yield
+            finally:
+                self.peft.eval()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the adapter in PEFT's format (safetensors); returns the folder."""
+        self.peft.save_pretrained(str(folder), safe_serialization=True)
+        return Path(folder)
+
+    def load(self, folder: str | Path) -> None:
+        """Read an adapter that `save` (or PEFT) wrote for the same rank, alpha and layers.
+
+        Raises:
+            ModelError: there is no adapter in `folder`, or it has another shape.
+        """
+        from peft import LoraConfig, set_peft_model_state_dict
+        from peft.utils import load_peft_weights
+
+        if not (Path(folder) / "adapter_config.json").is_file():
+            raise ModelError(f"no PEFT adapter in {folder}", "name a folder with adapter_config.json")
+        saved = LoraConfig.from_pretrained(str(folder))
+        if (saved.r, saved.lora_alpha) != (self.rank, self.alpha):
+            raise ModelError(
+                f"the adapter in {folder} has rank {saved.r} and alpha {saved.lora_alpha}, "
+                f"this wrapper {self.rank} and {self.alpha}",
+                "make the wrapper with the adapter's rank and alpha",
+            )
+        weights = load_peft_weights(str(folder), device="cpu")
+        if len(weights) != 2 * len(self.modules):
+            raise ModelError(
+                f"the adapter in {folder} has {len(weights) // 2} layers, this wrapper {len(self.modules)}",
+                "make the wrapper with the adapter's target modules",
+            )
+        result: Any = set_peft_model_state_dict(self.peft, weights)
+        if result.unexpected_keys:
+            raise ModelError(
+                f"the adapter in {folder} was made for other layers: {result.unexpected_keys[0]}",
+                "load it on the model it was trained for",
+            )
+
+    def deltas(self) -> dict[str, Tensor]:
+        """What the adapter adds to each layer's weight, fp32 on the model's device, in the weight's layout."""
+        import torch
+
+        scale = self.alpha / self.rank
+        with torch.no_grad():
+            flat = {name: (b.float() @ a.float()) * scale for name, (a, b) in self.layers().items()}
+        return {
+            name: flat[name].T if layer.fan_in_fan_out else flat[name]
+            for name, layer in self._lora_layers().items()
+        }
+
+    def merge(self) -> PreTrainedModel:
+        """Fold the adapter into the model's own weights, in place, and return the model; ends the wrapper."""
+        model: PreTrainedModel = self.peft.merge_and_unload(safe_merge=False)
+        self._release()
+        return model
+
+    def close(self) -> None:
+        """Take the adapter off: the model is again what it was, weights, flags and mode."""
+        if self._peft is not None:
+            self._peft.unload()
+            self._release()
+
+    def _release(self) -> None:
+        self._peft = None
+        for parameter, trainable in zip(self.base.parameters(), self._trainable, strict=True):
+            parameter.requires_grad_(trainable)
+        self.base.train(self._training)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _config(self) -> LoraConfig:
+        from peft import LoraConfig
+        from transformers.pytorch_utils import Conv1D
+
+        layer = self.base.get_submodule(self.modules[0])
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.rank,
+            lora_alpha=int(self.alpha) if float(self.alpha).is_integer() else self.alpha,  # type: ignore[arg-type]
+            lora_dropout=self.dropout,
+            target_modules=self.modules,
+            fan_in_fan_out=isinstance(layer, Conv1D),  # Conv1D keeps its weight as (in, out)
+        )
+
+
+def row_loss(model: Any, row: TrainRow) -> Tensor:
+    """Sum of the negative log-likelihoods of the row's labelled tokens, in nats, computed in fp32; ()."""
+    import torch
+
+    ids = torch.tensor([row.ids], device=model.device)
+    labelled = torch.tensor(row.labelled(), device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, labelled - 1].float()  # (labelled, vocabulary)
+    return torch.nn.functional.cross_entropy(logits, ids[0, labelled], reduction="sum")
+
+
+def _attach(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Put the adapter on `model`. PEFT draws start values we replace: its draws must not move global state."""
+    import torch
+    from peft import PeftModel, get_peft_model
+
+    with torch.random.fork_rng([]):
+        peft = get_peft_model(model, config)
+    assert isinstance(peft, PeftModel)
+    return peft
