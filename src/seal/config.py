@@ -1,0 +1,146 @@
+"""`load_config`: settings from presets, YAML or JSON files, and flags, checked by the schema `SEALConfig`.
+
+Unknown keys and values out of range are refused, all at once, each with file and line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from seal import yaml_lines
+from seal.errors import ConfigError
+from seal.settings import SEALConfig, Section
+from seal.yaml_lines import Document, KeyPath
+
+__all__ = ["SEALConfig", "load_config", "preset_names", "preset_text"]
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("seal") / "presets"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The YAML text of a preset. Raises `ConfigError` for an unknown name."""
+    names = preset_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}? The presets are " if near else "choose one of "
+        raise ConfigError(f"no preset is called {name!r}", hint + ", ".join(names))
+    return (resources.files("seal") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_config(
+    path: str | Path | None = None,
+    preset: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> SEALConfig:
+    """Settings from a preset, over them a YAML or JSON file, over them `overrides`.
+
+    Args:
+        path: a file; it may name its base with `preset: NAME`.
+        preset: name of a preset; goes before the one that the file names.
+        overrides: values by dotted name, such as `{"inner.epochs": 3}`.
+
+    Raises:
+        ConfigError: with every mistake, one a line, each with file and line where it has one.
+    """
+    file = yaml_lines.read(Path(path)) if path is not None else None
+    problems = list(file.problems) if file else []
+    settings: dict[str, Any] = {}
+    origins: dict[KeyPath, str] = {}
+    named = file.values.pop("preset", None) if file else None
+    base = preset or named
+    if base is not None:
+        if not isinstance(base, str):
+            raise ConfigError(
+                f"preset must be a name, given {base!r}", "choose one of " + ", ".join(preset_names())
+            )
+        _merge(settings, origins, yaml_lines.parse(preset_text(base), f"preset {base}"))
+    if file:
+        _merge(settings, origins, file)
+    for name, value in (overrides or {}).items():
+        keys = tuple(name.split("."))
+        _put(settings, keys, value)
+        origins[keys] = "flag"
+    try:
+        config = SEALConfig.model_validate(settings)
+    except ValidationError as error:
+        problems += [_explain(one, origins) for one in error.errors()]
+    if problems:
+        problems.sort(key=_line)
+        head = "" if len(problems) == 1 else f"{len(problems)} settings are wrong\n  "
+        raise ConfigError(head + "\n  ".join(problems))
+    return config
+
+
+def _line(problem: str) -> int:
+    number = re.match(r".*?:(\d+): ", problem)
+    return int(number[1]) if number else 0
+
+
+def _merge(settings: dict[str, Any], origins: dict[KeyPath, str], document: Document) -> None:
+    """Lay a document over `settings`: mappings merge, everything else replaces."""
+
+    def over(target: dict[str, Any], source: dict[str, Any]) -> None:
+        for key, value in source.items():
+            if isinstance(value, dict) and isinstance(target.get(key), dict):
+                over(target[key], value)
+            else:
+                target[key] = value
+
+    over(settings, document.values)
+    origins.update({at: f"{document.name}:{line}" for at, line in document.lines.items()})
+
+
+def _put(settings: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        if not isinstance(settings.get(key), dict):
+            settings[key] = {}
+        settings = settings[key]
+    settings[keys[-1]] = value
+
+
+def _explain(error: Any, origins: Mapping[KeyPath, str]) -> str:
+    """One line for one of pydantic's errors: where, which setting, what is wrong, what was given."""
+    loc: KeyPath = error["loc"]
+    at = next((loc[:i] for i in range(len(loc), 0, -1) if loc[:i] in origins), None)
+    where = f"{origins[at]}: " if at is not None else ""
+    name = ".".join(map(str, loc))
+    if error["type"] == "extra_forbidden":
+        return f"{where}unknown setting {name!r}{_nearest(loc)}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    given = repr(error["input"])
+    shown = given if len(given) <= 60 else given[:57] + "..."
+    about = f"{name}: " if name else ""
+    return f"{where}{about}{message}" + ("" if isinstance(error["input"], dict) else f", given {shown}")
+
+
+def _sections() -> dict[str, type[Section]]:
+    kinds = {name: field.annotation for name, field in SEALConfig.model_fields.items()}
+    return {
+        name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)
+    }
+
+
+def _nearest(loc: KeyPath) -> str:
+    """`; did you mean X?` for an unknown setting: a sibling with a like name, else one of another section."""
+    *parents, key = map(str, loc)
+    sections = _sections()
+    model: type[Section] = sections.get(parents[0], SEALConfig) if parents else SEALConfig
+    near = difflib.get_close_matches(key, model.model_fields, 1)
+    if near:
+        return f"; did you mean {'.'.join([*parents, near[0]])}?"
+    homes: dict[str, type[Section]] = {"": SEALConfig, **sections}
+    everywhere = {f"{home}.{name}".lstrip("."): name for home, m in homes.items() for name in m.model_fields}
+    close = difflib.get_close_matches(key, set(everywhere.values()), 1, cutoff=0.75)
+    found = [full for full, name in everywhere.items() if close and name == close[0]]
+    return f"; did you mean {' or '.join(found)}?" if found else "; see `seal init` for all settings"

@@ -1,0 +1,363 @@
+"""The settings of a run: names, defaults, units and ranges. `seal.config` reads them from files and flags.
+
+Defaults of the inner loop are the specification's, those of the M-step and of sampling the paper's
+(arXiv 2506.10943, section 4 and appendix B); the presets hold the paper's settings throughout.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from seal import yaml_lines
+from seal.records import LoRARecipe, Sampling
+
+DOMAINS = ("knowledge_incorporation", "few_shot_learning")
+REWARDS = ("binary", "accuracy_gain", "best_of_k", "log_likelihood")
+_IMPORT_PATH = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+_DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 (pydantic turns ValueErrors into reports)
+    return value
+
+
+def _import_path(value: str) -> str:
+    if not _IMPORT_PATH.match(value):
+        raise ValueError("must be an import path like `package.module:Class`")
+    return value
+
+
+def _known_or_import_path(value: str, known: tuple[str, ...]) -> str:
+    if value in known or _IMPORT_PATH.match(value):
+        return value
+    raise ValueError(f"must be {', '.join(known)} or an import path `package.module:Class`")
+
+
+def _auto_or_natural(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("must be auto or a whole number of at least 1")
+
+
+def _base_url(value: str) -> str:
+    if not re.match(r"^https?://[^\s/]+", value):
+        raise ValueError("must begin with http:// or https://")
+    return value.rstrip("/")
+
+
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Natural = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
+NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
+Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
+Rate = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
+ImportPath = Annotated[str, AfterValidator(_import_path)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+AutoOrNatural = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_natural)]
+Schedule = Literal["constant", "linear", "cosine"]
+Arm = Literal["base", "passage", "self_edit", "self_edit_rl"]
+Arms = Annotated[tuple[Arm, ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Frozen settings; unknown names, NaN and infinity are refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        validate_default=True,
+    )
+
+
+class DataConfig(Section):
+    """What there is to learn, and how the policy is asked about it."""
+
+    dataset_name: Name = "squad"
+    """Data set: squad, squad_v2, builtin, arc, synthetic, or json for files of your own (see `path`)."""
+    path: str | None = None
+    """File or folder with the training tasks; None: the data set's own source."""
+    val_path: str | None = None
+    """File or folder with the held-out tasks; None: the data set's own validation split."""
+    max_samples: Natural | None = None
+    """At most this many training tasks (passages); None: all."""
+    max_val_samples: Natural | None = None
+    """At most this many held-out tasks (passages); None: all."""
+    prompt_type: Name = "implications"
+    """Kind of self-edit to ask for: a built-in template or a name from `prompt_templates`."""
+    prompt_templates: dict[str, str] = {}
+    """Prompt templates of your own, by name; `{title}` and `{context}` are filled in."""
+    split_newlines: bool = True
+    """Whether every line of a completion is a training sequence of its own."""
+    include_passage: bool = True
+    """Whether the passage itself is the last training sequence."""
+    unanswerable: Literal["drop", "keep"] = "drop"
+    """Questions of squad_v2 without an answer: drop them, or keep them with the answer `unanswerable`."""
+    loader: ImportPath | None = None
+    """Import path `package.module:Class` of a data loader of your own with `load_data()`."""
+    options: dict[str, Any] = {}
+    """Further options of the domain or of your loader, passed on as they are."""
+
+
+class InnerConfig(Section):
+    """How one adapter is trained on one self-edit (its rank and rate are the top-level `lora_*` settings)."""
+
+    epochs: Count = 10
+    """Passes over the training sequences of one self-edit."""
+    batch_size: Natural = 1
+    """Sequences a step."""
+    accumulation: Natural = 1
+    """Steps whose gradients are added up before the weights move."""
+    schedule: Schedule = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_ratio: Share = 0.0
+    """Share of the steps over which the learning rate rises from 0."""
+    weight_decay: NonNegative = 0.0
+    """AdamW weight decay of the LoRA weights."""
+    max_grad_norm: NonNegative = 1.0
+    """Gradient clipping by global norm, each adapter its own; 0 switches it off."""
+    targets: Names = ("all",)
+    """Layers with LoRA: groups all, attention, mlp, or suffixes of module names such as q_proj."""
+    slots: AutoOrNatural = "auto"
+    """Adapters trained at once; auto: chosen from the device's memory."""
+    token_budget: AutoOrNatural = "auto"
+    """Tokens in one packed pass; auto: chosen from the device's memory."""
+    pad_loss: bool = False
+    """Count the loss on padding to `max_length`, as the official code does; for comparisons only."""
+
+
+class GenerationConfig(Section):
+    """How the policy writes self-edits."""
+
+    temperature: NonNegative = 1.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: Rate = 0.95
+    """Nucleus sampling: share of the probability mass that is kept."""
+    max_new_tokens: Natural = 512
+    """Longest self-edit, in tokens."""
+    base_url: BaseUrl | None = None
+    """OpenAI-compatible server that writes instead of the local policy, such as http://localhost:8000/v1."""
+    model: str | None = None
+    """Model name on that server."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key; the key itself never stands in a config."""
+    max_attempts: Natural = 5
+    """Tries a request to the server gets before the item fails."""
+    timeout_s: Positive = 120.0
+    """Seconds to wait for one reply of the server."""
+    concurrency: Natural = 8
+    """Requests to the server at the same time."""
+
+
+class SFTConfig(Section):
+    """ReST-EM's M-step: supervised fine-tuning on the kept self-edits (defaults: the paper's RL round)."""
+
+    rank: Natural = 64
+    """LoRA rank."""
+    alpha: Positive = 128.0
+    """LoRA alpha; the update is scaled by alpha / rank."""
+    dropout: Share = 0.0
+    """Dropout on the inputs of the LoRA layers."""
+    learning_rate: Rate = 3e-4
+    """Peak learning rate."""
+    epochs: Natural = 2
+    """Passes over the kept self-edits."""
+    batch_size: Natural = 10
+    """Self-edits that one update of the weights sees."""
+    schedule: Schedule = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_ratio: Share = 0.0
+    """Share of the steps over which the learning rate rises from 0."""
+    weight_decay: NonNegative = 0.0
+    """AdamW weight decay of the LoRA weights."""
+    max_grad_norm: NonNegative = 1.0
+    """Gradient clipping by global norm; 0 switches it off."""
+    targets: Names = ("all",)
+    """Layers with LoRA: groups all, attention, mlp, or suffixes of module names."""
+
+
+class EvaluationConfig(Section):
+    """The comparison on held-out tasks, before and after the outer loop."""
+
+    enabled: bool = True
+    """Whether held-out tasks are evaluated at all."""
+    max_new_tokens: Natural = 64
+    """Longest answer to a question, in tokens; also used for rewards."""
+    n_tasks: Natural | None = None
+    """Held-out tasks to evaluate; None: all of them."""
+    arms: Arms = ("base", "passage", "self_edit", "self_edit_rl")
+    """What is compared: no training, the passage alone, self-edits before RL, self-edits after RL."""
+    samples: Natural = 1
+    """Self-edits a task in each self-edit arm; their scores are averaged."""
+    in_context: bool = False
+    """Also answer with the passage in the prompt, as an upper reference."""
+
+
+class GraderConfig(Section):
+    """Who decides whether an answer is right."""
+
+    kind: Literal["lexical", "judge", "local"] = "lexical"
+    """lexical: offline word matching; judge: a model behind `base_url`; local: the run's own base model."""
+    base_url: BaseUrl = "https://api.openai.com/v1"
+    """OpenAI-compatible server of the judge."""
+    model: str | None = None
+    """Model name of the judge."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the judge's key."""
+    max_attempts: Natural = 5
+    """Tries a verdict gets before it counts as an error."""
+    timeout_s: Positive = 60.0
+    """Seconds to wait for one verdict."""
+    concurrency: Natural = 8
+    """Verdicts asked for at the same time."""
+
+    @model_validator(mode="after")
+    def _judge_has_a_model(self) -> GraderConfig:
+        if self.kind == "judge" and not self.model:
+            raise ValueError("kind: judge needs `model`, the judge's name on its server")
+        return self
+
+
+class SEALConfig(Section):
+    """Every setting of a run."""
+
+    model_name: Name = "microsoft/DialoGPT-medium"
+    """Model to teach: a Hugging Face id, a folder, a .gguf file, or a built-in name such as smollm2-135m-instruct."""
+    device: str = "auto"
+    """Where it runs: auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the base weights; auto: the best that the device is fast at."""
+    max_outer_iterations: Count = 1000
+    """ReST-EM rounds; 0: evaluation only."""
+    tasks_per_iteration: Natural = 1
+    """Tasks (passages) sampled a round."""
+    samples_per_iteration: Natural = 4
+    """Self-edits written for each sampled task."""
+    repeats: Natural = 1
+    """Trainings of the same self-edit with different seeds; its reward is their mean."""
+    learning_rate: Rate = 1e-4
+    """Peak learning rate of the inner loop's LoRA training."""
+    lora_r: Natural = 16
+    """LoRA rank of the inner loop."""
+    lora_alpha: Positive = 32.0
+    """LoRA alpha of the inner loop; the update is scaled by alpha / rank."""
+    lora_dropout: Share = 0.1
+    """Dropout on the inputs of the inner loop's LoRA layers."""
+    max_length: Annotated[int, BeforeValidator(_no_bool), Field(ge=8)] = 2048
+    """Longest training sequence, in tokens; the model's own window applies as well."""
+    domain: str = "knowledge_incorporation"
+    """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""
+    reward: str = "binary"
+    """binary, accuracy_gain, best_of_k, log_likelihood, or an import path `package.module:Class`."""
+    reward_threshold: Annotated[float, BeforeValidator(_no_bool)] = 0.0
+    """A reward must be above this to be positive."""
+    keep: Literal["positive", "best_of_k"] = "positive"
+    """Self-edits that ReST-EM trains on: all with a positive reward, or the best of each task."""
+    keep_k: Natural = 1
+    """How many of each task's self-edits best_of_k keeps."""
+    seed: Count = 42
+    """Seed of the run; every other seed derives from it by name."""
+    output_dir: Name = "./outputs/seal"
+    """Run folder; it is new, and nothing in it is ever overwritten."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe message shown on the terminal."""
+    wandb_project: str | None = None
+    """Weights & Biases project; None: off."""
+    trackers: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
+    """Trackers that get the metrics besides the run folder's own file."""
+    data_config: DataConfig = DataConfig()
+    inner: InnerConfig = InnerConfig()
+    generation: GenerationConfig = GenerationConfig()
+    sft: SFTConfig = SFTConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    grader: GraderConfig = GraderConfig()
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if not _DEVICE.match(value):
+            raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
+        return value
+
+    @field_validator("domain")
+    @classmethod
+    def _domain(cls, value: str) -> str:
+        return _known_or_import_path(value, DOMAINS)
+
+    @field_validator("reward")
+    @classmethod
+    def _reward(cls, value: str) -> str:
+        return _known_or_import_path(value, REWARDS)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _log_level(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("keep_k")
+    @classmethod
+    def _keep_k(cls, value: int, info: ValidationInfo) -> int:
+        samples = info.data.get("samples_per_iteration")
+        if samples is not None and value > samples:
+            raise ValueError(f"must be at most samples_per_iteration, which is {samples}")
+        return value
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> SEALConfig:
+        """Read a YAML or JSON file. Raises `ConfigError` with every mistake, each with file and line."""
+        from seal.config import load_config  # the reader needs this schema first
+
+        return load_config(path)
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """All settings as YAML that `from_yaml` reads back as an equal config; also written to `path`."""
+        text = yaml_lines.dump(self.model_dump(mode="json"))
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def lora_recipe(self) -> LoRARecipe:
+        """The inner loop's recipe."""
+        inner = self.inner
+        return LoRARecipe(
+            rank=self.lora_r,
+            alpha=self.lora_alpha,
+            dropout=self.lora_dropout,
+            targets=inner.targets,
+            learning_rate=self.learning_rate,
+            epochs=inner.epochs,
+            batch_size=inner.batch_size,
+            accumulation=inner.accumulation,
+            schedule=inner.schedule,
+            warmup_ratio=inner.warmup_ratio,
+            weight_decay=inner.weight_decay,
+            max_grad_norm=inner.max_grad_norm,
+        )
+
+    def sft_recipe(self) -> LoRARecipe:
+        """The M-step's recipe."""
+        return LoRARecipe(**self.sft.model_dump())
+
+    def sampling(self) -> Sampling:
+        """How self-edits are drawn."""
+        generation = self.generation
+        return Sampling(generation.temperature, generation.top_p, generation.max_new_tokens)
