@@ -1,0 +1,198 @@
+"""Checkpoints on disk: safetensors that transformers loads, a manifest of hashes, all or nothing.
+
+A checkpoint folder is written beside its final place and renamed, so it exists whole or not at all. Its
+`manifest.json` names every file with its SHA-256. Hashes are remembered by (path, size, mtime), so that
+checking an unchanged folder costs a few `stat` calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seal.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MANIFEST = "manifest.json"
+_VERSION_LENGTH = 12
+#: Config entries that say who wrote the file, not what the model is.
+_PROVENANCE = ("transformers_version", "_name_or_path", "_commit_hash")
+
+
+def cache_dir() -> Path:
+    """Where built models and remembered hashes live: `$SEAL_CACHE`, else the platform's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("SEAL_CACHE") or user_cache_dir("seal", appauthor=False)).expanduser()
+
+
+def file_digest(path: Path, *, trust_mtime: bool = True) -> str:
+    """SHA-256 of a file, in hex. With `trust_mtime` an unchanged file (size, mtime) is not read again.
+
+    Raises:
+        OSError: the file cannot be read. A memory that cannot be written is no error.
+    """
+    real = path.resolve()
+    stat = real.stat()
+    stamp = [str(real), stat.st_size, stat.st_mtime_ns]
+    memory = cache_dir() / "digests" / f"{hashlib.sha256(str(real).encode()).hexdigest()[:32]}.json"
+    if trust_mtime:
+        try:
+            known = json.loads(memory.read_text("utf-8"))
+            if known["stamp"] == stamp:
+                return str(known["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not known yet, or not readable: hash the file
+    with real.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomically(memory, json.dumps({"stamp": stamp, "sha256": digest}))
+    except OSError:
+        pass  # a read-only cache only costs time
+    return digest
+
+
+def identity(config: dict[str, Any], weights: list[str]) -> str:
+    """Short content hash of a model: its config and the hashes of its weights, in order."""
+    config = {key: value for key, value in config.items() if key not in _PROVENANCE}
+    text = json.dumps([config, weights], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_VERSION_LENGTH]
+
+
+def folder_version(folder: Path) -> str:
+    """Content hash of the model in `folder`: `config.json` and all safetensors files.
+
+    Raises:
+        ModelError: the config cannot be read.
+    """
+    config_file = folder / "config.json"
+    try:
+        config = json.loads(config_file.read_text("utf-8"))
+        weights = [file_digest(path) for path in sorted(folder.glob("*.safetensors"))]
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot read the model in {folder}: {error}", "give a folder written by save_pretrained"
+        ) from error
+    return identity(config, weights)
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> str:
+    """Save model and tokenizer in `folder`, with a manifest; return the version `load_model` will report.
+
+    A checkpoint that is already there is replaced by the complete new one; any other content is refused.
+
+    Raises:
+        ModelError: the folder holds something else, or cannot be written.
+    """
+
+    def write(target: Path) -> None:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+    return write_checkpoint(Path(folder), write)
+
+
+def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> str:
+    """Let `write` fill a new folder, add the manifest, and put it in the place of `folder` at once."""
+    if folder.exists() and not (folder.is_dir() and _replaceable(folder)):
+        raise ModelError(f"{folder} exists and is not a checkpoint", "choose another folder")
+    staging: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        staging.chmod(0o755)
+        write(staging)
+        files = sorted(p for p in staging.rglob("*") if p.is_file())
+        hashes = {p.relative_to(staging).as_posix(): file_digest(p, trust_mtime=False) for p in files}
+        _write_atomically(staging / MANIFEST, json.dumps({"files": hashes}, indent=1) + "\n")
+        for path in [*files, staging / MANIFEST]:
+            path.chmod(0o644)  # the safetensors writer and mkstemp leave 0600
+            _fsync(path)
+        _fsync(staging)
+        _swap(staging, folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"cannot write the checkpoint {folder}: {one_line(error)}",
+            "free disk space or choose a folder that you can write to",
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    return folder_version(folder)
+
+
+def verify_checkpoint(folder: str | Path, *, deep: bool = False) -> str:
+    """Check a checkpoint against its manifest and return its version.
+
+    Files whose size and mtime have not changed since they were last hashed are trusted, unless `deep`.
+
+    Raises:
+        ModelError: no manifest, or a file that is missing or differs from it.
+    """
+    folder = Path(folder)
+    try:
+        expected = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        for name, digest in expected.items():
+            if file_digest(folder / name, trust_mtime=not deep) != digest:
+                raise ModelError(f"{folder / name} is damaged: its SHA-256 is not the manifest's", _RESTORE)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder} is no complete checkpoint: {one_line(error)}", _RESTORE) from error
+    return folder_version(folder)
+
+
+_RESTORE = "restore the folder from a copy, or delete it and run the step that wrote it again"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error that says something, for a message that people read."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _replaceable(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() or not any(folder.iterdir())
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    """Rename `staging` to `folder`; what was there goes away only after the new one is in place."""
+    old: Path | None = None
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+        os.replace(folder, old / folder.name)
+    os.replace(staging, folder)
+    _fsync(folder.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _fsync(path: Path) -> None:
+    """Flush a file, or (where the system allows it) a folder, to disk."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

