@@ -1,0 +1,149 @@
+"""Attention over a packed stream: no sequence sees another, no mask of size T × T is ever built.
+
+Registered with transformers under the name `seal`, so that any decoder which goes through its attention
+interface (Llama, Qwen, Gemma, GPT-2, ...) uses it without a change to the model's code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from seal.inner.packing import Pack
+
+NAME = "seal"
+
+
+class _Pad(torch.autograd.Function):
+    """Spread chosen sequences of a stream (T, H, E) over rows of a padded batch (S, H, L, E); pads are 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x_THE: Tensor, spans: tuple[tuple[int, int], ...]) -> Tensor:
+        ctx.spans, ctx.n_tokens = spans, x_THE.shape[0]
+        longest = max(b - a for a, b in spans)
+        out = x_THE.new_zeros(len(spans), longest, *x_THE.shape[1:])
+        for row, (a, b) in zip(out, spans, strict=True):
+            row[: b - a] = x_THE[a:b]
+        return out.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad_SLHE = grads[0].transpose(1, 2)
+        shape = (ctx.n_tokens, *grad_SLHE.shape[2:])
+        covered = sum(b - a for a, b in ctx.spans) == ctx.n_tokens
+        out = grad_SLHE.new_empty(shape) if covered else grad_SLHE.new_zeros(shape)
+        for row, (a, b) in zip(grad_SLHE, ctx.spans, strict=True):
+            out[a:b] = row[: b - a]
+        return out, None
+
+
+class _Unpad(torch.autograd.Function):
+    """The inverse of `_Pad` for several buckets: padded batches back into one stream (T, H, E)."""
+
+    @staticmethod
+    def forward(ctx: Any, spans: tuple[tuple[tuple[int, int], ...], ...], *batches: Tensor) -> Tensor:
+        ctx.spans, ctx.shapes = spans, [b.shape for b in batches]
+        n_tokens = sum(b - a for bucket in spans for a, b in bucket)
+        _, heads, _, features = batches[0].shape
+        out = batches[0].new_empty(n_tokens, heads, features)
+        for bucket, batch in zip(spans, batches, strict=True):
+            for row, (a, b) in zip(batch.transpose(1, 2), bucket, strict=True):
+                out[a:b] = row[: b - a]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        out = []
+        for bucket, (rows, heads, longest, features) in zip(ctx.spans, ctx.shapes, strict=True):
+            batch = grads[0].new_zeros(rows, longest, heads, features)
+            for row, (a, b) in zip(batch, bucket, strict=True):
+                row[: b - a] = grads[0][a:b]
+            out.append(batch.transpose(1, 2))
+        return None, *out
+
+
+def _attend(
+    q_SHLE: Tensor, k_SKLE: Tensor, v_SKLE: Tensor, scale: float, window: int | None, softcap: float | None
+) -> Tensor:
+    """Causal attention of padded rows; pads stand at the end, where causality hides them."""
+    length = q_SHLE.shape[2]
+    windowed = window is not None and length > window
+    if softcap is None and not windowed:
+        gqa = q_SHLE.shape[1] != k_SKLE.shape[1]
+        return F.scaled_dot_product_attention(
+            q_SHLE, k_SKLE, v_SKLE, is_causal=True, scale=scale, enable_gqa=gqa
+        )
+    at = torch.arange(length, device=q_SHLE.device)
+    seen = at[:, None] >= at[None]
+    if windowed:
+        assert window is not None
+        seen &= at[:, None] - at[None] < window
+    return _eager(q_SHLE, k_SKLE, v_SKLE, seen, scale, softcap)
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Attention with an explicit mask, for what the fused kernels lack (Gemma 2's capped logits)."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    logits = (q @ k.transpose(-1, -2)) * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
+    return logits.softmax(dim=-1, dtype=torch.float32).to(q.dtype) @ v
+
+
+def _decode(
+    pack: Pack, layer: int, q_1HTE: Tensor, k_1KTE: Tensor, v_1KTE: Tensor, scale: float,
+    window: int | None, softcap: float | None,
+) -> Tensor:  # fmt: skip
+    """One new token a row against the row's cached keys and values; returns (T, H, E)."""
+    assert pack.cache is not None
+    keys, values = pack.cache.append(layer, k_1KTE[0].transpose(0, 1), v_1KTE[0].transpose(0, 1))
+    rows, kv_heads, length, features = keys.shape
+    q_RKGE = q_1HTE[0].transpose(0, 1).reshape(rows, kv_heads, -1, features)
+    seen = pack.cache.seen(window, length)  # (rows, 1, 1, length)
+    if softcap is None:
+        out = F.scaled_dot_product_attention(q_RKGE, keys, values, attn_mask=seen, scale=scale)
+    else:
+        out = _eager(q_RKGE, keys, values, seen, scale, softcap)
+    return out.reshape(rows, -1, features)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query (1, H, T, E), key and value (1, K, T, E) → (1, T, H, E)."""
+    pack: Pack = module.seal_runtime.pack  # type: ignore[union-attr, assignment]
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if pack.decoding:
+        return _decode(pack, layer, query, key, value, scale, sliding_window, softcap)[None], None
+    q_THE, k_TKE, v_TKE = (x[0].transpose(0, 1) for x in (query, key, value))
+    if pack.cache is not None:
+        pack.cache.prefill(layer, k_TKE, v_TKE, pack.spans)
+    spans = tuple(tuple(pack.spans[i] for i in bucket) for bucket in pack.buckets)
+    batches = [
+        _attend(*(_Pad.apply(x, bucket) for x in (q_THE, k_TKE, v_TKE)), scale, sliding_window, softcap)
+        for bucket in spans
+    ]
+    return _Unpad.apply(spans, *batches)[None], None
+
+
+def register() -> None:
+    """Make the attention known to transformers; called by the runtime, harmless to repeat."""
+    ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, lambda *args, **kwargs: None)

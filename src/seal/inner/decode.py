@@ -1,0 +1,303 @@
+"""Answering with many adapters at once: one prefill, then one new token a row and step, with a KV cache.
+
+Rows that finish leave the batch; waiting rows take their place. Rows with the same adapter and prompt (the k
+samples of one self-edit prompt) share one prefill. A reference's log-likelihood is read off the prefill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seal.errors import AdaptError
+from seal.inner.multi_lora import Adapter, AdapterStack, Runtime
+from seal.inner.packing import pack, pack_step
+from seal.inner.sampling import pick
+from seal.records import Sampling
+
+#: The cache grows by this many positions at a time.
+_BLOCK = 64
+
+
+class KVCache:
+    """Keys and values of every layer, (rows, K, positions, E), and how many positions each row has filled."""
+
+    def __init__(self, n_layers: int) -> None:
+        self.keys: list[Tensor] = [torch.empty(0)] * n_layers
+        self.values: list[Tensor] = [torch.empty(0)] * n_layers
+        self.lengths: list[int] = []
+        self._at: tuple[Tensor, Tensor] | None = None
+        self._seen: dict[int | None, Tensor] = {}
+
+    def prefill(self, layer: int, k_TKE: Tensor, v_TKE: Tensor, spans: Sequence[tuple[int, int]]) -> None:
+        """Store the keys and values of packed prompts, one row a span."""
+        self.lengths = [b - a for a, b in spans]
+        shape = (len(spans), k_TKE.shape[1], max(self.lengths) + _BLOCK, k_TKE.shape[2])
+        for store, new in ((self.keys, k_TKE), (self.values, v_TKE)):
+            store[layer] = new.new_zeros(shape)
+            for row, (a, b) in zip(store[layer], spans, strict=True):
+                row[:, : b - a] = new[a:b].transpose(0, 1)
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Forget positions from `lengths` on; later tokens overwrite them."""
+        self.lengths = list(lengths)
+
+    def append(self, layer: int, k_RKE: Tensor, v_RKE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one new position a row; returns (rows, K, longest, E) keys and values to attend to."""
+        longest = max(self.lengths) + 1
+        if self._at is None:
+            device = k_RKE.device
+            self._at = (torch.arange(len(self.lengths), device=device), torch.tensor(self.lengths, device=device))
+        for store, new in ((self.keys, k_RKE), (self.values, v_RKE)):
+            if longest > store[layer].shape[2]:
+                store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, _BLOCK))
+            store[layer][self._at[0], :, self._at[1]] = new
+        return self.keys[layer][:, :, :longest], self.values[layer][:, :, :longest]
+
+    def seen(self, window: int | None, longest: int) -> Tensor:
+        """Which positions each row attends to in this step, (rows, 1, 1, longest)."""
+        if window not in self._seen:
+            assert self._at is not None
+            at = torch.arange(longest, device=self._at[1].device)
+            own = self._at[1][:, None]
+            mask = at[None] <= own
+            if window is not None:
+                mask &= own - at[None] < window
+            self._seen[window] = mask[:, None, None]
+        return self._seen[window]
+
+    def advance(self) -> None:
+        """End a step: every row is one position longer."""
+        self.lengths = [n + 1 for n in self.lengths]
+        self._at, self._seen = None, {}
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Keep `rows` (numbers may repeat: copies) in this order."""
+        self.lengths = [self.lengths[i] for i in rows]
+        longest = max(self.lengths, default=0) + _BLOCK
+        index = torch.tensor(rows, device=self.keys[0].device)
+        for store in (self.keys, self.values):
+            for layer, old in enumerate(store):
+                store[layer] = old[:, :, :longest].index_select(0, index)
+
+    def join(self, other: KVCache) -> None:
+        """Add the rows of `other` behind this cache's own."""
+        self.lengths += other.lengths
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+                width = max(a.shape[2], b.shape[2])
+                parts = [torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2])) for x in (a, b)]
+                mine[layer] = torch.cat(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to continue with one adapter (None: the bare base)."""
+
+    ids: tuple[int, ...]
+    adapter: Adapter | None
+    sampling: Sampling
+    seed: int = 0
+    reference: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Written:
+    """What was written for a request."""
+
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: Literal["stop", "length"] = "length"
+    log_likelihood: float | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    request: Request
+    written: Written
+    generator: torch.Generator
+    rank: int
+    """Place of its adapter in the batch's order."""
+    token: int = 0
+
+
+class Decoder:
+    """Continues requests in batches of at most `max_rows` rows and about `token_budget` prefill tokens."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        detokenise: Callable[[Sequence[int]], str],
+        stop_ids: frozenset[int],
+        *,
+        max_rows: int,
+        token_budget: int,
+    ) -> None:
+        self.runtime, self.detokenise, self.stop_ids = runtime, detokenise, stop_ids
+        self.max_rows, self.token_budget = max_rows, token_budget
+
+    @torch.no_grad()
+    def run(self, requests: Sequence[Request]) -> list[Written]:
+        """Continue every request; results in order.
+
+        Raises:
+            AdaptError: a prompt leaves no room in the model's window.
+        """
+        for request in requests:
+            self._check(request)
+        results = [Written() for _ in requests]
+        order: dict[int, int] = {}
+        for request in requests:
+            if request.adapter is not None:
+                order.setdefault(id(request.adapter), len(order))
+        ranked = [order.get(id(r.adapter), len(order)) for r in requests]
+        adapters = list({id(r.adapter): r.adapter for r in requests if r.adapter is not None}.values())
+        waiting = [
+            _Row(requests[i], results[i], torch.Generator().manual_seed(requests[i].seed), ranked[i])
+            for i in sorted(range(len(requests)), key=lambda i: (ranked[i], i))
+        ]
+        with self.runtime.active():
+            self._decode(waiting, adapters)
+        return results
+
+    def _check(self, request: Request) -> None:
+        need = len(request.ids) + max(len(request.reference), 1)
+        if not request.ids or need > self.runtime.max_tokens:
+            raise AdaptError(
+                f"a prompt has {len(request.ids)} tokens; the model reads {self.runtime.max_tokens}",
+                "shorten the prompt",
+            )
+
+    def _decode(self, waiting: list[_Row], adapters: list[Adapter]) -> None:
+        stack: AdapterStack | None = None
+        rows: list[_Row] = []
+        cache = KVCache(self.runtime.n_layers)
+        while waiting or rows:
+            if waiting and len(rows) <= self.max_rows // 2:
+                count = min(self.max_rows - len(rows), len(waiting))
+                fresh, waiting = waiting[:count], waiting[count:]
+                rows, cache = self._admit(rows, cache, fresh)
+                rows, cache = self._settle(rows, cache)
+                if not rows:
+                    continue
+                used = {r.rank for r in rows if r.request.adapter is not None}
+                stack = AdapterStack(self.runtime, [adapters[n] for n in sorted(used)]) if used else None
+                if stack is not None:
+                    stack.arrange([r.request.adapter for r in rows])
+            self._step(rows, cache, stack)
+            done = sum(self._finished(r) for r in rows)
+            if done == len(rows) or done * 4 >= len(rows) or (waiting and len(rows) - done <= self.max_rows // 2):
+                rows, cache = self._settle(rows, cache)
+                if stack is not None and rows:
+                    stack.arrange([r.request.adapter for r in rows])
+
+    def _settle(self, rows: list[_Row], cache: KVCache) -> tuple[list[_Row], KVCache]:
+        """Let finished rows leave."""
+        stay = [i for i, r in enumerate(rows) if not self._finished(r)]
+        if not stay:
+            return [], KVCache(self.runtime.n_layers)
+        if len(stay) < len(rows):
+            cache.take(stay)
+        return [rows[i] for i in stay], cache
+
+    def _admit(self, rows: list[_Row], cache: KVCache, fresh: list[_Row]) -> tuple[list[_Row], KVCache]:
+        """Prefill `fresh` and merge them into the batch, sorted by adapter."""
+        for group in self._prefill_groups(fresh):
+            new = self._prefill(group)
+            if rows:
+                cache.join(new)
+            else:
+                cache = new
+            rows = rows + [row for shared in group for row in shared]
+        order = sorted(range(len(rows)), key=lambda i: rows[i].rank)
+        if order != list(range(len(rows))):
+            cache.take(order)
+        return [rows[i] for i in order], cache
+
+    def _prefill_groups(self, fresh: list[_Row]) -> list[list[list[_Row]]]:
+        """Cut into prefills of about `token_budget` tokens; rows that can share a prefill stand together."""
+        shared: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[_Row]] = {}
+        for row in fresh:
+            shared.setdefault((row.rank, row.request.ids, row.request.reference), []).append(row)
+        groups: list[list[list[_Row]]] = []
+        size = 0
+        for rows in shared.values():
+            tokens = len(rows[0].request.ids) + len(rows[0].request.reference)
+            if not groups or size + tokens > self.token_budget:
+                groups.append([])
+                size = 0
+            groups[-1].append(rows)
+            size += tokens
+        return groups
+
+    def _prefill(self, group: list[list[_Row]]) -> KVCache:
+        """Read the prompts (and references), take the first token of every row; returns its cache."""
+        requests = [rows[0].request for rows in group]
+        cache = KVCache(self.runtime.n_layers)
+        sequences = [r.ids + r.reference[:-1] for r in requests]
+        packed = pack(sequences, [r.adapter for r in requests], self.runtime.device, cache=cache)
+        counts = [max(len(r.reference), 1) for r in requests]
+        keep = [
+            start + len(r.ids) - 1 + i
+            for r, n, (start, _) in zip(requests, counts, packed.spans, strict=True)
+            for i in range(n)
+        ]
+        logits = self.runtime.forward(packed, torch.tensor(keep, device=self.runtime.device))
+        firsts = []
+        for rows, part in zip(group, logits.split(counts), strict=True):
+            reference = rows[0].request.reference
+            if reference:
+                target = torch.tensor(reference, device=part.device)[:, None]
+                likelihood = float(part.float().log_softmax(dim=-1).gather(1, target).sum())
+                for row in rows:
+                    row.written.log_likelihood = likelihood
+            firsts += [part[0]] * len(rows)
+        cache.truncate([len(r.ids) for r in requests])
+        cache.take([i for i, rows in enumerate(group) for _ in rows])
+        self._choose([row for rows in group for row in rows], torch.stack(firsts))
+        return cache
+
+    def _step(self, rows: list[_Row], cache: KVCache, stack: AdapterStack | None) -> None:
+        device = self.runtime.device
+        tokens = torch.tensor([r.token for r in rows], device=device)
+        packed = pack_step(tokens, torch.tensor(cache.lengths, device=device), stack, cache)
+        logits = self.runtime.forward(packed, torch.arange(len(rows), device=device))
+        cache.advance()
+        self._choose(rows, logits)
+
+    def _choose(self, rows: list[_Row], logits_RV: Tensor) -> None:
+        """Take each unfinished row's next token and see whether it ends there."""
+        chosen = pick(logits_RV, [r.request.sampling for r in rows], [r.generator for r in rows]).tolist()
+        for row, token in zip(rows, chosen, strict=True):
+            row.token = token
+            if self._finished(row):
+                continue
+            if token in self.stop_ids:
+                self._end(row, self.detokenise(row.written.ids))
+                continue
+            row.written.ids.append(token)
+            self._look_for_stop(row)
+
+    def _look_for_stop(self, row: _Row) -> None:
+        sampling, written = row.request.sampling, row.written
+        if sampling.stop:
+            text = self.detokenise(written.ids)
+            at = min((i for s in sampling.stop if (i := text.find(s)) >= 0), default=-1)
+            if at >= 0:
+                self._end(row, text[:at])
+                return
+        room = self.runtime.max_tokens - len(row.request.ids)
+        if len(written.ids) >= min(sampling.max_new_tokens, room):
+            written.text = self.detokenise(written.ids)
+
+    def _end(self, row: _Row, text: str) -> None:
+        row.written.text, row.written.finish = text, "stop"
+
+    def _finished(self, row: _Row) -> bool:
+        room = self.runtime.max_tokens - len(row.request.ids)
+        full = len(row.written.ids) >= min(row.request.sampling.max_new_tokens, room)
+        return row.written.finish == "stop" or full

@@ -1,0 +1,41 @@
+"""Choosing the next token. A row's choice depends on its own logits, seed and step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seal.records import Sampling
+
+#: Tokens looked at first for nucleus sampling; a flatter distribution falls back to a full sort.
+_NUCLEUS_GUESS = 512
+
+
+def pick(logits_RV: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> Tensor:
+    """Next token (R,) of every row: greedy at temperature 0, else nucleus sampling (Holtzman et al. 2020)."""
+    tokens = logits_RV.argmax(dim=-1)
+    for key in sorted({(s.temperature, s.top_p) for s in samplings if s.temperature > 0}):
+        rows = [i for i, s in enumerate(samplings) if (s.temperature, s.top_p) == key]
+        at = torch.tensor(rows, device=logits_RV.device)
+        draws = torch.stack([torch.rand((), generator=generators[i], dtype=torch.float64) for i in rows])
+        probabilities = (logits_RV[at].float() / key[0]).softmax(dim=-1)
+        tokens[at] = _draw(probabilities, key[1], draws.to(device=logits_RV.device, dtype=torch.float32))
+    return tokens
+
+
+def _draw(p_RV: Tensor, top_p: float, draws_R: Tensor) -> Tensor:
+    """Inverse-CDF draw from the smallest set of most likely tokens whose mass reaches `top_p`."""
+    if top_p >= 1:
+        cumulative = p_RV.cumsum(dim=-1)
+        target = draws_R[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, target, right=True).clamp_(max=p_RV.shape[1] - 1)[:, 0]
+    values, tokens = p_RV.topk(min(_NUCLEUS_GUESS, p_RV.shape[1]), dim=-1)
+    if bool((values.sum(dim=-1) < top_p).any()):
+        values, tokens = p_RV.sort(dim=-1, descending=True)
+    cumulative = values.cumsum(dim=-1)
+    last = (cumulative < top_p).sum(dim=-1, keepdim=True).clamp_(max=values.shape[1] - 1)
+    target = draws_R[:, None] * cumulative.gather(1, last)
+    chosen = torch.searchsorted(cumulative, target, right=True).minimum(last)
+    return tokens.gather(1, chosen)[:, 0]
