@@ -8,6 +8,7 @@ mode: the only dropout is the adapter's own.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ _NOT_TEXT = {"vision_tower", "vision_model", "visual", "multi_modal_projector", 
 
 
 def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every linear layer of the text decoder by full name (`Linear` or GPT-2's `Conv1D`), but no output head."""
+    """Linear layers of the text decoder (`Linear` or GPT-2's `Conv1D`) by full name, without the head."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -92,6 +93,10 @@ class LoRAWrapper:
         targets: layers to adapt, see `target_modules`.
 
     The adapter's weights are fp32 whatever the model's dtype.
+
+    Raises:
+        ConfigError: a target names no layer of the model.
+        ModelError: the model already carries an adapter.
     """
 
     def __init__(
@@ -102,6 +107,8 @@ class LoRAWrapper:
         dropout: float = 0.0,
         targets: Sequence[str] = ("all",),
     ) -> None:
+        if hasattr(model, "peft_config"):
+            raise ModelError("the model already carries an adapter", "close or merge that one first")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.modules = target_modules(model, targets)
         self.base = model
@@ -245,7 +252,7 @@ class LoRAWrapper:
             )
 
     def deltas(self) -> dict[str, Tensor]:
-        """What the adapter adds to each layer's weight, fp32 on the model's device, in the weight's layout."""
+        """What the adapter adds to each layer's weight, in the weight's own layout; fp32."""
         import torch
 
         scale = self.alpha / self.rank
@@ -290,7 +297,7 @@ class LoRAWrapper:
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.rank,
-            lora_alpha=int(self.alpha) if float(self.alpha).is_integer() else self.alpha,  # type: ignore[arg-type]
+            lora_alpha=int(self.alpha) if float(self.alpha).is_integer() else self.alpha,
             lora_dropout=self.dropout,
             target_modules=self.modules,
             fan_in_fan_out=isinstance(layer, Conv1D),  # Conv1D keeps its weight as (in, out)
@@ -308,11 +315,13 @@ def row_loss(model: Any, row: TrainRow) -> Tensor:
 
 
 def _attach(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """Put the adapter on `model`. PEFT draws start values we replace: its draws must not move global state."""
+    """Put the adapter on `model`. PEFT's own start values are replaced: drawing them leaves no trace."""
     import torch
     from peft import PeftModel, get_peft_model
 
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), warnings.catch_warnings():
+        # PEFT still asks transformers for this name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         peft = get_peft_model(model, config)
     assert isinstance(peft, PeftModel)
     return peft
