@@ -32,7 +32,7 @@ _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("must be a number")  # noqa: TRY004 (pydantic turns ValueErrors into reports)
+        raise ValueError("must be a number")
     return value
 
 
@@ -241,7 +241,7 @@ class SEALConfig(Section):
     """Every setting of a run."""
 
     model_name: Name = "microsoft/DialoGPT-medium"
-    """Model to teach: a Hugging Face id, a folder, a .gguf file, or a built-in name such as smollm2-135m-instruct."""
+    """Model to teach: a Hugging Face id, a folder, a .gguf file, or a built-in name (see `seal doctor`)."""
     device: str = "auto"
     """Where it runs: auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

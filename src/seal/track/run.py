@@ -1,0 +1,181 @@
+"""A run is a folder: settings, environment, journal, logs, checkpoints. Nothing in it is overwritten.
+
+config.yaml        every setting, resolved
+environment.json   what it ran on (environment-2.json, … where a resumption ran on something else)
+journal.jsonl      what is finished
+logs/seal.jsonl    messages
+checkpoints/       policies
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from seal.errors import ConfigError, RunError
+from seal.settings import SEALConfig
+from seal.track import environment
+from seal.track.journal import Journal
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """An open run folder; this process alone may write to it. Use `create` or `open`, and `close`."""
+
+    def __init__(self, path: Path, config: SEALConfig, journal: Journal) -> None:
+        self.path = path
+        self.config = config
+        self.journal = journal
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the policies."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the messages."""
+        return self.path / "logs"
+
+    @classmethod
+    def create(cls, output_dir: str | Path, config: SEALConfig) -> Run:
+        """Begin a run in `output_dir`, which must not exist or be empty.
+
+        Raises:
+            RunError: it holds a run or other files, is no folder, or cannot be written.
+        """
+        path = Path(output_dir)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_used(path)
+            journal = Journal(path / "journal.jsonl")
+            try:
+                _refuse_used(path)  # another process may have begun a run here before we had the lock
+                _write(path / "config.yaml", config.to_yaml())
+                run = cls(path, config, journal)
+                run._make_folders()
+                run._note_environment()
+            except BaseException:
+                journal.close()
+                raise
+        except (FileExistsError, NotADirectoryError):
+            raise RunError(f"{path}: a file is in the way", "choose another --output-dir") from None
+        except OSError as error:
+            raise _unusable(path, error) from None
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run to go on with it.
+
+        Raises:
+            RunError: it is no run, another process has it open, or its journal is corrupt.
+        """
+        path = Path(path)
+        config = read_config(path)
+        try:
+            journal = Journal(path / "journal.jsonl")
+            try:
+                run = cls(path, config, journal)
+                run._make_folders()
+                run._note_environment()
+            except BaseException:
+                journal.close()
+                raise
+        except OSError as error:
+            raise _unusable(path, error) from None
+        return run
+
+    def close(self) -> None:
+        """Let another process open the run."""
+        self.journal.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _make_folders(self) -> None:
+        self.checkpoints.mkdir(exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+
+    def _note_environment(self) -> None:
+        now = environment.describe(self.config.device)
+        files = sorted(self.path.glob("environment*.json"), key=lambda file: (len(file.name), file.name))
+        seen = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if now in seen:
+            return
+        name = f"environment-{len(files) + 1}.json" if files else "environment.json"
+        _write(self.path / name, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
+        if seen:
+            changed = ", ".join(sorted(key for key in now if now[key] != seen[0].get(key)))
+            log.warning("the run began on another set-up (%s differs): numbers may differ too", changed)
+
+
+def read_config(path: str | Path) -> SEALConfig:
+    """The settings of the run at `path`. Raises `RunError` when it is no run, `ConfigError` when damaged."""
+    file = Path(path) / "config.yaml"
+    if not file.is_file():
+        raise RunError(
+            f"{path}: not a run folder, config.yaml is missing", "give the folder that a run printed"
+        )
+    try:
+        return SEALConfig.from_yaml(file)
+    except ConfigError as error:
+        raise RunError(error.message, "restore the file, or use the version that began the run") from None
+
+
+def next_free(path: str | Path) -> Path:
+    """`path`, or where a run or other files are there already, the first free of `path-2`, `path-3`, …"""
+    path = Path(path)
+    number, candidate = 1, path
+    while candidate.exists() and (not candidate.is_dir() or _visible(candidate)):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def need_space(path: Path, n_bytes: int, what: str) -> None:
+    """Raise `RunError` when fewer than `n_bytes` are free at `path` for `what`."""
+    free = shutil.disk_usage(path).free
+    if free < n_bytes:
+        cause = f"{path}: {what} needs {n_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        raise RunError(cause, f"free some space, then `seal resume {path}`")
+
+
+def _visible(path: Path) -> list[str]:
+    """Names that make a folder not empty: hidden files and the empty journal of a broken start do not."""
+    names = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
+    journal = path / "journal.jsonl"
+    return names if names != [journal.name] or journal.stat().st_size else []
+
+
+def _refuse_used(path: Path) -> None:
+    if (path / "config.yaml").exists():
+        fix = f"go on with it: `seal resume {path}`, or choose another --output-dir"
+        raise RunError(f"{path}: holds a run already", fix)
+    names = _visible(path)
+    if names:
+        raise RunError(f"{path}: is not empty, it holds {names[0]}", "choose another --output-dir")
+
+
+def _unusable(path: Path, error: OSError) -> RunError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"{path}: the disk is full", "free some space or choose another --output-dir")
+    return RunError(f"{path}: cannot be written: {error.strerror}", "choose another --output-dir")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    partial = path.with_name(f".{path.name}.part")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
