@@ -1,0 +1,238 @@
+"""Clients of the TTT server: `RemoteInnerLoop` (many jobs at once) and `TTTClient` (one request at a time)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from seal.errors import ServeError
+from seal.records import AdaptJob, AdaptOutcome, JobError
+from seal.serve import messages as m
+from seal.serve.requests import Answered, Ask
+from seal.serve.security import KeyPair
+
+if TYPE_CHECKING:
+    import zmq
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a server is and how patient its client.
+
+    Without a word from the server for `silence_s` seconds (it beats every two) the client connects anew and
+    sends again what is open; after `attempts` such times in a row it gives up.
+    """
+
+    endpoint: str
+    silence_s: float = 30.0
+    attempts: int = 4
+    window: int = 32
+    """Requests under way at once."""
+    deadline_s: float | None = None
+    server_key: str = ""
+    """The server's public CURVE key (Z85); empty: no CURVE."""
+    keys: KeyPair | None = None
+
+    def open(self, kind: int) -> zmq.Socket[bytes]:
+        """A connected socket. Raises `ServeError` for an endpoint that is none."""
+        import zmq
+
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        try:
+            if self.server_key and self.keys:
+                socket.curve_serverkey = self.server_key.encode()
+                socket.curve_publickey = self.keys.public.encode()
+                socket.curve_secretkey = self.keys.secret.encode()
+            socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise ServeError(
+                f"cannot connect to {self.endpoint!r}: {error}", "write it as tcp://host:port"
+            ) from None
+        return socket
+
+
+class _Exchange(Generic[T]):
+    """Many versioned requests over one DEALER socket.
+
+    Args:
+        messages: pairs of the caller's own handle and the message without `v` and `id`.
+    """
+
+    def __init__(self, link: Link, messages: Iterable[tuple[T, dict[str, Any]]]) -> None:
+        import zmq
+
+        self._link, self._source = link, iter(messages)
+        self._socket = link.open(zmq.DEALER)
+        self._open: dict[str, tuple[T, bytes]] = {}
+        self._later: dict[str, float] = {}
+        """When to send again what was refused as busy."""
+        self._pause = 0.05
+
+    def replies(self) -> Iterator[tuple[T, dict[str, Any]]]:
+        """`(handle, reply)` of every request as it finishes; a silent server becomes error replies."""
+        try:
+            heard, attempts, more = time.monotonic(), self._link.attempts, True
+            while more or self._open:
+                more = more and self._fill()
+                if not self._open:
+                    continue
+                if self._socket.poll(100):
+                    heard, attempts = time.monotonic(), self._link.attempts
+                    yield from self._take(self._socket.recv_multipart()[-1])
+                elif time.monotonic() - heard > self._link.silence_s:
+                    heard, attempts = time.monotonic(), attempts - 1
+                    if attempts <= 0:
+                        yield from self._give_up()
+                        return
+                    self._connect_again()
+                self._send_later()
+        finally:
+            for name in self._open:
+                self._send(m.encode({"v": 1, "id": uuid.uuid4().hex, "cmd": "cancel", "target": name}))
+            self._socket.close(linger=500 if self._open else 0)
+
+    def _send(self, raw: bytes) -> None:
+        import zmq
+
+        with contextlib.suppress(zmq.Again):  # the queue is full: silence will tell
+            self._socket.send_multipart([b"", raw], zmq.DONTWAIT)
+
+    def _fill(self) -> bool:
+        """Send until the window is full; False when there is nothing more to send."""
+        while len(self._open) < self._link.window:
+            try:
+                handle, message = next(self._source)
+            except StopIteration:
+                return False
+            name = uuid.uuid4().hex
+            message = {"v": m.PROTOCOL, "progress": True, **message, "id": name}
+            if self._link.deadline_s is not None:
+                message["deadline_s"] = self._link.deadline_s
+            raw = m.encode(message)
+            self._open[name] = handle, raw
+            self._send(raw)
+        return True
+
+    def _take(self, raw: bytes) -> Iterator[tuple[T, dict[str, Any]]]:
+        reply = json.loads(raw)
+        name = reply.get("id")
+        if name is None and self._open:  # unread because of its size, so its id is unknown to the server
+            name = max(self._open, key=lambda n: len(self._open[n][1]))
+        if name not in self._open or reply.get("type") == "progress":
+            return
+        if reply.get("code") == "busy":
+            self._later[name] = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, 2.0)
+            return
+        self._pause = 0.05
+        self._later.pop(name, None)
+        yield self._open.pop(name)[0], reply
+
+    def _send_later(self) -> None:
+        now = time.monotonic()
+        for name in [name for name, when in self._later.items() if when <= now]:
+            del self._later[name]
+            self._send(self._open[name][1])
+
+    def _connect_again(self) -> None:
+        import zmq
+
+        self._socket.close(linger=0)
+        self._socket = self._link.open(zmq.DEALER)
+        for _, raw in self._open.values():
+            self._send(raw)
+
+    def _give_up(self) -> Iterator[tuple[T, dict[str, Any]]]:
+        link = self._link
+        why = f"{link.endpoint} was silent {link.attempts} times for {link.silence_s:g} s"
+        reply = {"type": "error", "error": f"ServeError: {why} (start one with: seal serve)", "code": "silent"}
+        left, self._open = [handle for handle, _ in self._open.values()], {}
+        for handle in chain(left, (handle for handle, _ in self._source)):
+            yield handle, reply
+
+
+class RemoteInnerLoop:
+    """`InnerLoop` over the wire: the server's engine trains, together with other clients' jobs."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
+        """See `InnerLoop.run`. Leaving early cancels what is under way."""
+        messages = ((job, {"cmd": "adapt", "job": m.job_to_wire(job)}) for job in jobs)
+        for job, reply in _Exchange(self.link, messages).replies():
+            if "outcome" in reply:
+                yield replace(m.outcome_from_wire(reply["outcome"]), job_id=job.id)
+            else:
+                yield AdaptOutcome(job.id, error=JobError("serve", str(reply.get("error", reply))))
+
+
+class RemoteTTT:
+    """Text requests answered by a server; needs neither model nor tokenizer here."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    def run(self, asks: Iterable[Ask]) -> Iterator[Answered]:
+        """One `Answered` an ask, as they finish."""
+        messages = (
+            (ask, {"cmd": "ttt", "seed": ask.seed, "request": ask.request.model_dump(mode="json")})
+            for ask in asks
+        )
+        for ask, reply in _Exchange(self.link, messages).replies():
+            if "reply" in reply:
+                yield Answered(ask.id, m.TTTReply.model_validate(reply["reply"]))
+            else:
+                yield Answered(ask.id, error=str(reply.get("error", reply)))
+
+    @property
+    def policy(self) -> str:
+        """Version of the model that the server holds."""
+        return str(TTTClient(self.link).command("health")["policy"])
+
+
+class TTTClient:
+    """One message, one reply, over a REQ socket, as SEAL's own clients do it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    def ask(self, message: dict[str, Any] | bytes) -> dict[str, Any]:
+        """Send a message as it is and return the reply, an error reply included.
+
+        Raises:
+            ServeError: no reply within `silence_s`.
+        """
+        import zmq
+
+        with self.link.open(zmq.REQ) as socket:
+            socket.send(message if isinstance(message, bytes) else m.encode(message))
+            if not socket.poll(int(self.link.silence_s * 1000)):
+                raise ServeError(
+                    f"{self.link.endpoint} did not answer within {self.link.silence_s:g} s",
+                    "check that the server runs: seal serve",
+                )
+            reply: dict[str, Any] = json.loads(socket.recv())
+            return reply
+
+    def command(self, cmd: str, **more: Any) -> dict[str, Any]:
+        """A command of the versioned dialect: health, status, cancel (`target`), shutdown (`token`).
+
+        Raises:
+            ServeError: no reply, or an error reply.
+        """
+        reply = self.ask({"v": m.PROTOCOL, "id": uuid.uuid4().hex, "cmd": cmd, **more})
+        if "error" in reply:
+            raise ServeError(str(reply["error"]))
+        return reply

@@ -1,0 +1,412 @@
+"""What crosses the wire of the test-time-training (TTT) server, and the limits it must keep.
+
+One socket speaks two dialects, both one JSON object a message:
+
+- the **official** one (SEAL's own server): a `TTTRequest`, answered by a `TTTReply` or by
+  `{"error": "Type: text"}`; `{"cmd": "shutdown"}` is answered by `{"status": "bye"}`;
+- the **versioned** one: an `Envelope` (`"v": 1`), answered by objects that repeat `v` and `id` and carry a
+  `type`: `result`, `error`, `progress`, `health`, `status`, `cancelled` or `bye`.
+
+`seed` and `key` are our additions to the official request; both may be left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from seal.errors import ServeError
+from seal.records import AdaptJob, AdaptOutcome, LoRARecipe
+
+PROTOCOL = 1
+"""Version of the envelope; a server refuses any other."""
+
+CODES = {
+    "bad_json": "BadJSON",
+    "bad_request": "BadRequest",
+    "limit": "LimitExceeded",
+    "busy": "Busy",
+    "cancelled": "Cancelled",
+    "deadline": "DeadlineExceeded",
+    "forbidden": "Forbidden",
+    "key_conflict": "KeyConflict",
+    "adapt": "AdaptError",
+    "grading": "GradingError",
+    "shutting_down": "ShuttingDown",
+    "internal": "InternalError",
+}
+"""Machine-readable code of an error -> the type name that the official dialect shows."""
+
+
+class WireError(ServeError):
+    """A request that is answered by a typed error. `code` is a key of `CODES`."""
+
+    def __init__(self, message: str, fix: str = "", code: str = "bad_request") -> None:
+        super().__init__(message, fix)
+        self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.fix, self.code)
+
+    def wire(self) -> dict[str, Any]:
+        """The official error object, with the code beside it."""
+        return {"error": f"{CODES[self.code]}: {self}", "code": self.code}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for. Over it: a `LimitExceeded` error, at once."""
+
+    bytes: int = 16 * 2**20
+    """Size of one message. Past four times this the connection is dropped unread."""
+    depth: int = 12
+    """Nesting of the JSON."""
+    sequences: int = 20_000
+    """Training sequences."""
+    questions: int = 20_000
+    tokens: int = 2_000_000
+    """Training tokens of one epoch, and, apart from that, tokens of all prompts."""
+    rank: int = 256
+    epochs: int = 100
+    new_tokens: int = 4_096
+    """Tokens of one answer."""
+
+
+def _utf8(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds a lone surrogate, which is no text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_utf8)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_utf8)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class EvalQuestion(_Message):
+    """One question, asked without its passage."""
+
+    title: Text = ""
+    context: Text = ""
+    question: Text
+    answer: Text
+
+
+class TTTRequest(_Message):
+    """Train a temporary adapter on `train_sequences` and answer `eval_questions` without and with it."""
+
+    train_sequences: list[Text] = []
+    eval_questions: list[EvalQuestion] = []
+    lora_rank: Annotated[int, Field(ge=1)] = 32
+    lora_alpha: Annotated[float, Field(gt=0)] = 64
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    finetune_epochs: Annotated[int, Field(ge=0)] = 10
+    finetune_lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
+    end_mask_substring: Text | None = ""
+    """Tokens up to and including it are not trained on; empty: all are."""
+    skip_training: bool = False
+    seed: Seed | None = None
+    """Randomness of the training; None: from the content and how often it was asked before."""
+    key: Name | None = None
+    """The same key trains once; its stored reply is sent again."""
+
+    @property
+    def baseline_only(self) -> bool:
+        """Whether nothing is trained, so that the adapter's answers are the baseline's."""
+        return self.skip_training or not self.train_sequences or not self.finetune_epochs
+
+    def recipe(self) -> LoRARecipe:
+        """The training recipe in the engine's terms."""
+        return LoRARecipe(
+            rank=self.lora_rank,
+            alpha=float(self.lora_alpha),
+            dropout=float(self.lora_dropout),
+            learning_rate=float(self.finetune_lr),
+            epochs=self.finetune_epochs,
+            batch_size=self.batch_size,
+            accumulation=self.gradient_accumulation_steps,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of what is asked, without `seed` and `key`."""
+        return digest(self.model_dump(mode="json", exclude={"seed", "key"}))
+
+
+class TTTReply(_Message):
+    """The official reply. Accuracies are shares of the questions, rounded to 4 decimals."""
+
+    baseline_accuracy: float
+    adapter_accuracy: float
+    adapter_gain: float
+    baseline_texts: list[str]
+    adapter_texts: list[str]
+    baseline_correct: list[bool]
+    adapter_correct: list[bool]
+    gains: list[int]
+    """1, 0 or -1 a question."""
+
+
+class Envelope(_Message):
+    """One message of the versioned dialect."""
+
+    v: int
+    id: Name
+    """Chosen by the client (a random one cannot be guessed by others); replies repeat it."""
+    cmd: Literal["ttt", "adapt", "health", "status", "cancel", "shutdown"]
+    key: Name | None = None
+    """The same key trains once; None: the content and its seed are the key."""
+    seed: Seed | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    """Seconds from receipt after which the client no longer wants the answer."""
+    progress: bool = False
+    """Whether the client can take progress beats before the result (REQ sockets cannot)."""
+    request: TTTRequest | None = None
+    """What `ttt` trains."""
+    job: dict[str, Any] | None = None
+    """What `adapt` runs: an `AdaptJob`."""
+    target: Name | None = None
+    """The request that `cancel` ends."""
+    token: Text = ""
+    """Proof of the right to shut down, where the server asks for one."""
+
+
+class Shutdown(_Message):
+    """The official dialect's only command."""
+
+    cmd: Literal["shutdown"]
+    token: Text = ""
+
+
+Incoming = TTTRequest | Envelope | Shutdown
+_M = TypeVar("_M", bound=BaseModel)
+_JOB = TypeAdapter(AdaptJob)
+_OUTCOME = TypeAdapter(AdaptOutcome)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A message as bytes for the socket."""
+    return json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _check_depth(raw: bytes, most: int) -> None:
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", raw)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > most:
+            raise WireError(
+                f"the message nests deeper than {most} levels", "send a flatter object", "limit"
+            )
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise WireError(f"the key {twice[:60]!r} stands twice in one object", "send it once")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise WireError(f"{name} is not a finite number", "send finite numbers only")
+
+
+def parse(raw: bytes, limits: Limits) -> dict[str, Any]:
+    """The JSON object in `raw`.
+
+    Raises:
+        WireError: it is too large, too deep, no JSON object, names a key twice, or holds NaN or infinity.
+    """
+    if len(raw) > limits.bytes:
+        raise WireError(
+            f"the message has {len(raw)} bytes, the limit is {limits.bytes}", "send less at once", "limit"
+        )
+    _check_depth(raw, limits.depth)
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise WireError(f"byte {error.start} is not UTF-8", "send UTF-8 JSON", "bad_json") from None
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {error}", "send one JSON object", "bad_json") from None
+    if not isinstance(value, dict):
+        raise WireError(f"the message is a {type(value).__name__}", "send one JSON object")
+    return value
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> WireError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "message"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), list(model.model_fields), 1)
+        return WireError(f"unknown key {where[:80]!r}", f"did you mean {near[0]!r}?" if near else "leave it out")
+    given = "" if first["type"] == "missing" else f", given {repr(first['input'])[:80]}"
+    more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return WireError(f"{where[:80]}: {first['msg']}{given}{more}")
+
+
+def _validate(model: type[_M], value: dict[str, Any]) -> _M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _explain(error, model) from None
+
+
+def understand(value: dict[str, Any], limits: Limits) -> Incoming:
+    """The typed message in a parsed object, within `limits`.
+
+    Raises:
+        WireError: a key is unknown or missing, a value has the wrong type or is over a limit.
+    """
+    if "v" in value:
+        if value["v"] != PROTOCOL or isinstance(value["v"], bool):
+            raise WireError(f"protocol version {value['v']!r:.40}", f"speak version {PROTOCOL}")
+        envelope = _validate(Envelope, value)
+        needed = {"ttt": envelope.request, "adapt": envelope.job, "cancel": envelope.target}
+        if needed.get(envelope.cmd, "") is None:
+            name = {"ttt": "request", "adapt": "job", "cancel": "target"}[envelope.cmd]
+            raise WireError(f"{envelope.cmd!r} needs {name!r}")
+        if envelope.request is not None:
+            check_request(envelope.request, limits)
+        return envelope
+    if "cmd" in value:
+        return _validate(Shutdown, value)
+    if "train_sequences" not in value and "eval_questions" not in value:
+        raise WireError("neither 'train_sequences' nor 'eval_questions' is given", "send one of them")
+    request = _validate(TTTRequest, value)
+    check_request(request, limits)
+    return request
+
+
+def _within(name: str, given: float, most: float) -> None:
+    if given > most:
+        raise WireError(f"{name} {given:g} is over the limit of {most:g}", "ask for less", "limit")
+
+
+def check_request(request: TTTRequest, limits: Limits) -> None:
+    """Raise `WireError` where a text request is over a limit that needs no tokenizer."""
+    _within("number of train_sequences", len(request.train_sequences), limits.sequences)
+    _within("number of eval_questions", len(request.eval_questions), limits.questions)
+    _within("lora_rank", request.lora_rank, limits.rank)
+    _within("finetune_epochs", request.finetune_epochs, limits.epochs)
+
+
+def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> None:
+    """Raise `WireError` where a job is over a limit or would harm the others in its pass.
+
+    Args:
+        vocabulary: number of token ids of the model.
+        window: most tokens of one sequence (prompt and answer together for a probe).
+    """
+    recipe = job.recipe
+    _within("number of rows", len(job.rows), limits.sequences)
+    _within("number of probes", len(job.probes), limits.questions)
+    _within("rank", recipe.rank, limits.rank)
+    _within("epochs", recipe.epochs, limits.epochs)
+    _within("training tokens", sum(len(row.ids) for row in job.rows), limits.tokens)
+    _within("prompt tokens", sum(len(p.ids) + len(p.reference) for p in job.probes), limits.tokens)
+    _within("tokens of a row", max((len(row.ids) for row in job.rows), default=0), window)
+    for probe in job.probes:
+        _within("max_new_tokens", probe.sampling.max_new_tokens, limits.new_tokens)
+        _within("tokens of a prompt", len(probe.ids) + probe.sampling.max_new_tokens, window)
+        _within("tokens of a reference", len(probe.ids) + len(probe.reference), window)
+    _check_ranges(recipe)
+    ids = [row.ids for row in job.rows] + [p.ids for p in job.probes] + [p.reference for p in job.probes]
+    lowest, highest = min((min(i) for i in ids if i), default=0), max((max(i) for i in ids if i), default=0)
+    if lowest < 0 or highest >= vocabulary:
+        wrong = lowest if lowest < 0 else highest
+        raise WireError(f"token id {wrong} is not in the model's vocabulary of {vocabulary}")
+    if any(not probe.ids for probe in job.probes):
+        raise WireError("a probe has no prompt tokens", "give every probe at least one token")
+
+
+def _check_ranges(recipe: LoRARecipe) -> None:
+    good = {
+        "rank": recipe.rank >= 1,
+        "alpha": recipe.alpha > 0,
+        "dropout": 0 <= recipe.dropout < 1,
+        "learning_rate": 0 < recipe.learning_rate <= 1,
+        "epochs": recipe.epochs >= 0,
+        "batch_size": recipe.batch_size >= 1,
+        "accumulation": recipe.accumulation >= 1,
+        "warmup_ratio": 0 <= recipe.warmup_ratio <= 1,
+        "weight_decay": 0 <= recipe.weight_decay < float("inf"),
+        "max_grad_norm": 0 <= recipe.max_grad_norm < float("inf"),
+    }
+    for name, fine in good.items():
+        if not fine:
+            raise WireError(f"{name} {getattr(recipe, name)!r} is out of range")
+
+
+def _unknown_key(given: Any, known: Any) -> str:
+    if isinstance(given, dict) and isinstance(known, dict):
+        for name in given:
+            if name not in known:
+                return str(name)
+            if found := _unknown_key(given[name], known[name]):
+                return f"{name}.{found}"
+    if isinstance(given, list) and isinstance(known, list) and given and isinstance(given[0], dict):
+        return next((f for g, k in zip(given, known, strict=True) if (f := _unknown_key(g, k))), "")
+    return ""
+
+
+def job_from_wire(value: dict[str, Any]) -> AdaptJob:
+    """The `AdaptJob` in a parsed object.
+
+    Raises:
+        WireError: a field is missing, unknown or of the wrong type.
+    """
+    try:
+        job = _JOB.validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except ValidationError as error:
+        raise _explain(error, Envelope) from None
+    except ValueError:
+        raise WireError("the job holds a number that is not finite") from None
+    if unknown := _unknown_key(value, job_to_wire(job)):
+        raise WireError(f"unknown key 'job.{unknown[:80]}'", "leave it out")
+    return job
+
+
+def job_to_wire(job: AdaptJob) -> dict[str, Any]:
+    """A job as a JSON object."""
+    wire: dict[str, Any] = _JOB.dump_python(job, mode="json")
+    return wire
+
+
+def outcome_from_wire(value: dict[str, Any]) -> AdaptOutcome:
+    """The outcome in a reply.
+
+    Raises:
+        WireError: it is not one.
+    """
+    try:
+        return _OUTCOME.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise _explain(error, Envelope) from None
+
+
+def outcome_to_wire(outcome: AdaptOutcome) -> dict[str, Any]:
+    """An outcome as a JSON object."""
+    wire: dict[str, Any] = _OUTCOME.dump_python(outcome, mode="json")
+    return wire

@@ -1,0 +1,174 @@
+"""Text requests in the engine's terms: a `TTTRequest` becomes an `AdaptJob`, an outcome a `TTTReply`.
+
+The server and the in-process path (`LocalTTT`) both go through here, so their replies are equal.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from seal.domains.knowledge import KnowledgeIncorporation, rows_from_text
+from seal.errors import ServeError
+from seal.inner.protocol import InnerLoop
+from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainRow, Verdict
+from seal.serve import messages as m
+
+if TYPE_CHECKING:
+    from seal.models.load import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A text request with the caller's name for it and its seed."""
+
+    id: str
+    request: m.TTTRequest
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The reply to one ask, or why there is none."""
+
+    id: str
+    reply: m.TTTReply | None = None
+    error: str = ""
+
+
+class TTT(Protocol):
+    """Answers text requests: `LocalTTT` here, `RemoteTTT` over the wire."""
+
+    @property
+    def policy(self) -> str:
+        """Version of the model that is adapted."""
+        ...
+
+    def run(self, asks: Iterable[Ask]) -> Iterator[Answered]:
+        """One `Answered` an ask, as they finish."""
+        ...
+
+
+class Requests:
+    """Turns text requests into jobs and outcomes into replies, for one model.
+
+    It keeps its own copy of the tokenizer, because a fast tokenizer must not be used by two threads.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        config = loaded.model.config.get_text_config()
+        self.policy = loaded.version
+        self._tokenizer = copy.deepcopy(loaded.tokenizer)
+        self._domain = KnowledgeIncorporation()
+        self._vocabulary = int(config.vocab_size)
+        self._window = int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+    def job(self, request: m.TTTRequest, job_id: str, seed: int) -> AdaptJob:
+        """The job that a text request asks for. A sequence without a token to learn gives no row."""
+        rows: tuple[TrainRow, ...] = ()
+        if not request.baseline_only:
+            made = [
+                rows_from_text(self._tokenizer, text, request.end_mask_substring or "")
+                for text in request.train_sequences
+            ]
+            rows = tuple(row for row in made if row.labelled())
+        questions = tuple(Question(q.question, q.answer, q.title) for q in request.eval_questions)
+        probes = self._domain.probes(Task(job_id, "", questions), self._tokenizer)
+        return AdaptJob(job_id, rows, request.recipe(), probes, seed)
+
+    def adopt(self, job: AdaptJob, job_id: str, adapters: Path | None) -> AdaptJob:
+        """A client's job under the server's name for it.
+
+        Raises:
+            WireError: it wants its adapter saved where this server does not save adapters.
+        """
+        if job.save_to:
+            allowed = adapters and Path(job.save_to).resolve().is_relative_to(adapters.resolve())
+            if not allowed:
+                raise m.WireError(
+                    f"save_to {job.save_to[:80]!r} is not inside the server's adapter folder",
+                    "start the server with --adapters FOLDER",
+                    "forbidden",
+                )
+        return replace(job, id=job_id)
+
+    def check(self, job: AdaptJob, limits: m.Limits) -> None:
+        """Raise `WireError` where a job is over a limit."""
+        m.check_job(job, limits, self._vocabulary, self._window)
+
+    def reply(self, outcome: AdaptOutcome) -> dict[str, Any]:
+        """The official reply as a JSON object. Raises `WireError` for an outcome without verdicts."""
+        return reply_from_outcome(outcome).model_dump(mode="json")
+
+    def outcome(self, outcome: AdaptOutcome) -> dict[str, Any]:
+        """An outcome as a JSON object. Raises `WireError` when the job failed."""
+        _check_outcome(outcome)
+        return m.outcome_to_wire(outcome)
+
+
+def _check_outcome(outcome: AdaptOutcome) -> None:
+    if outcome.error is not None:
+        code = outcome.error.border if outcome.error.border in m.CODES else "adapt"
+        raise m.WireError(outcome.error.message, code=code)
+
+
+def _correct(answers: tuple[Answer, ...]) -> list[bool]:
+    for answer in answers:
+        if answer.verdict not in (Verdict.CORRECT, Verdict.WRONG):
+            raise m.WireError(f"an answer has no verdict: {answer.note or 'not graded'}", code="grading")
+    return [answer.verdict is Verdict.CORRECT for answer in answers]
+
+
+def _share(correct: list[bool]) -> float:
+    return round(sum(correct) / len(correct), 4) if correct else 0.0
+
+
+def reply_from_outcome(outcome: AdaptOutcome) -> m.TTTReply:
+    """The official reply: a question gains 1, 0 or -1; without questions every accuracy is 0.
+
+    Raises:
+        WireError: the job failed, or the grader did (an outage is never a wrong answer).
+    """
+    _check_outcome(outcome)
+    adapted = outcome.adapted or outcome.baseline
+    before, after = _correct(outcome.baseline), _correct(adapted)
+    base, mine = _share(before), _share(after)
+    return m.TTTReply(
+        baseline_accuracy=base,
+        adapter_accuracy=mine,
+        adapter_gain=round(mine - base, 4),
+        baseline_texts=[answer.text for answer in outcome.baseline],
+        adapter_texts=[answer.text for answer in adapted],
+        baseline_correct=before,
+        adapter_correct=after,
+        gains=[int(a) - int(b) for a, b in zip(after, before, strict=True)],
+    )
+
+
+class LocalTTT:
+    """Text requests answered in this process.
+
+    Args:
+        inner: an engine over `requests`' model, with a grader.
+    """
+
+    def __init__(self, inner: InnerLoop, requests: Requests) -> None:
+        self._inner, self._requests = inner, requests
+
+    @property
+    def policy(self) -> str:
+        """Version of the model that is adapted."""
+        return self._requests.policy
+
+    def run(self, asks: Iterable[Ask]) -> Iterator[Answered]:
+        """One `Answered` an ask, as they finish."""
+        jobs = (self._requests.job(ask.request, ask.id, ask.seed) for ask in asks)
+        for outcome in self._inner.run(jobs):
+            try:
+                yield Answered(outcome.job_id, reply_from_outcome(outcome))
+            except ServeError as error:
+                wire = error.wire() if isinstance(error, m.WireError) else {"error": str(error)}
+                yield Answered(outcome.job_id, error=str(wire["error"]))

@@ -1,0 +1,100 @@
+"""The thread that owns the engine: jobs of all clients go through shared `InnerLoop.run` passes."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from seal.errors import SealError
+from seal.inner.protocol import InnerLoop
+from seal.records import AdaptJob, AdaptOutcome, JobError
+
+log = logging.getLogger("seal.serve")
+
+
+class Worker(threading.Thread):
+    """Runs jobs until told to stop; every job that is put comes back as exactly one outcome, or is skipped.
+
+    Args:
+        inner: the engine; only this thread calls it.
+        wanted: asked just before a job starts; False drops it without an outcome.
+        started: called when the engine takes a job.
+        finished: called with each outcome.
+        gather_s: seconds to wait after the first job of a pass, so that jobs sent together train together.
+    """
+
+    def __init__(
+        self,
+        inner: InnerLoop,
+        wanted: Callable[[str], bool],
+        started: Callable[[str], None],
+        finished: Callable[[AdaptOutcome], None],
+        gather_s: float = 0.01,
+    ) -> None:
+        super().__init__(name="seal-engine", daemon=True)
+        self._inner, self._wanted, self._started, self._finished = inner, wanted, started, finished
+        self._gather_s = gather_s
+        self._jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
+        self._stopping = False
+
+    def put(self, job: AdaptJob) -> None:
+        """Queue a job."""
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """End after the running pass; jobs that have not started are left."""
+        self._stopping = True
+        self._jobs.put(None)
+
+    def run(self) -> None:
+        """Serve passes until `stop`."""
+        while not self._stopping:
+            job = self._jobs.get()
+            if job is None:
+                break
+            time.sleep(self._gather_s)
+            self._run_pass(job)
+
+    def _feed(self, first: AdaptJob, open_jobs: dict[str, AdaptJob]) -> Iterator[AdaptJob]:
+        """`first`, then whatever is queued whenever the engine has room for one more."""
+        job: AdaptJob | None = first
+        while job is not None and not self._stopping:
+            if self._wanted(job.id):
+                self._started(job.id)
+                open_jobs[job.id] = job
+                yield job
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+
+    def _run_pass(self, first: AdaptJob) -> None:
+        open_jobs: dict[str, AdaptJob] = {}
+        error = self._try(self._feed(first, open_jobs), open_jobs)
+        alone = len(open_jobs) == 1
+        for job in list(open_jobs.values()):
+            if alone:
+                self._fail(job, error)
+            else:
+                error_of_one = self._try(iter([job]), open_jobs)
+                if job.id in open_jobs:
+                    self._fail(job, error_of_one)
+
+    def _try(self, jobs: Iterator[AdaptJob], open_jobs: dict[str, AdaptJob]) -> str:
+        """One pass; jobs that got an outcome leave `open_jobs`. Returns why the rest have none."""
+        try:
+            for outcome in self._inner.run(jobs):
+                if open_jobs.pop(outcome.job_id, None) is not None:
+                    self._finished(outcome)
+        except SealError as error:
+            return str(error)
+        except Exception as error:  # the engine's border: the server lives on
+            log.exception("a pass of the engine failed")
+            return f"{type(error).__name__}: {error}"
+        return "the engine gave no outcome"
+
+    def _fail(self, job: AdaptJob, why: str) -> None:
+        self._finished(AdaptOutcome(job.id, error=JobError("adapt", why)))
