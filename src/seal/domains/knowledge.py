@@ -1,0 +1,249 @@
+"""Knowledge incorporation: learn a passage so that questions are answered without it (paper, section 3.1).
+
+Differences from the official code: rows are not padded, so no pad is trained on; base models get an `Answer:`
+cue and stop at the end of the line; the gold answers' log-likelihood is measured beside the accuracy.
+Rows are plain tokens of the text, as there: no end-of-text token unless `append_eos` asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from seal.domains.base import BaseDomain, InvalidEdit
+from seal.errors import ConfigError, DataError, GradingError
+from seal.grading import Grader, LexicalGrader
+from seal.records import Answer, Performance, Probe, Question, Sampling, Task, TrainRow, Verdict
+from seal.self_edit import chat_prompt, resolve_template, training_sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BASE_QUESTION = "Topic: {title}\n{question}\nAnswer:"
+CHAT_QUESTION = "Topic: {title}\n{question}\nGive only the answer, in a few words."
+
+
+class KnowledgeIncorporation(BaseDomain):
+    """Passages in, questions without the passage out.
+
+    Args:
+        prompt_type: name of the self-edit template (`seal.self_edit.TEMPLATES` or one of `templates`).
+        templates: the user's own templates by name.
+        split_newlines: every line of a self-edit is a training sequence of its own.
+        include_passage: train on the passage too.
+        chat: whether the model is asked through its chat template; "auto": when the tokenizer has one.
+        base_question, chat_question: question prompts with `{title}` and `{question}`.
+        max_new_tokens: length of an answer, in tokens.
+        max_length: longest training row, in tokens; the tokenizer's own limit holds as well.
+        too_long: what happens to a longer row: "error" or "truncate".
+        append_eos: end every row with the end-of-text token.
+        grader: used by `evaluate`; the lexical grader by default.
+    """
+
+    def __init__(
+        self,
+        prompt_type: str = "implications",
+        *,
+        templates: Mapping[str, Any] | None = None,
+        split_newlines: bool = True,
+        include_passage: bool = True,
+        chat: bool | Literal["auto"] = "auto",
+        base_question: str = BASE_QUESTION,
+        chat_question: str = CHAT_QUESTION,
+        max_new_tokens: int = 64,
+        max_length: int = 2048,
+        too_long: Literal["error", "truncate"] = "error",
+        append_eos: bool = False,
+        grader: Grader | None = None,
+    ) -> None:
+        if max_new_tokens < 1 or max_length < 2:
+            raise ConfigError(
+                f"max_new_tokens is {max_new_tokens}, max_length {max_length}", "give at least 1 and 2 tokens"
+            )
+        if chat not in (True, False, "auto") or too_long not in ("error", "truncate"):
+            raise ConfigError(
+                f"chat is {chat!r}, too_long {too_long!r}",
+                "chat is true, false or auto; too_long is error or truncate",
+            )
+        for text in (base_question, chat_question):
+            if "{question}" not in text:
+                raise ConfigError(f"question prompt {text!r} lacks {{question}}", "say where it goes")
+        self.prompt_type = prompt_type
+        self.template = resolve_template(prompt_type, templates)
+        self.split_newlines, self.include_passage, self.chat = split_newlines, include_passage, chat
+        self.base_question, self.chat_question = base_question, chat_question
+        self.max_new_tokens, self.max_length, self.too_long = max_new_tokens, max_length, too_long
+        self.append_eos = append_eos
+        self.grader: Grader = grader or LexicalGrader()
+
+    def create_self_edit_prompt(self, context: Any) -> str:
+        """The prompt for a passage (a text, or a `Task`), before any chat template."""
+        title = ""
+        if isinstance(context, Task):
+            context, title = context.context, context.title
+        return self.template.render(_passage(context), title, chat=self.chat is True)
+
+    def prompt_for(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The complete prompt for `task`, title and chat template included; empty: nothing to generate."""
+        chat = self.uses_chat(tokenizer)
+        text = self.template.render(_passage(task.context), task.title, chat=chat)
+        return chat_prompt(tokenizer, text) if chat and text else text
+
+    def uses_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether prompts go through the tokenizer's chat template. Raises `ConfigError` if it has none."""
+        has_template = bool(getattr(tokenizer, "chat_template", None))
+        if self.chat is True and not has_template:
+            raise ConfigError("chat is true, but the model has no chat template", "set chat to auto or false")
+        return has_template if self.chat == "auto" else bool(self.chat)
+
+    def training_rows(
+        self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[TrainRow, ...]:
+        """Rows of the self-edit's sequences, the passage last.
+
+        Raises:
+            InvalidEdit: there is nothing to train on, or a row is longer than `max_length`.
+        """
+        texts = training_sequences(
+            completion, task.title, _passage(task.context), self.split_newlines, self.include_passage
+        )
+        rows = [rows_from_text(tokenizer, text, append_eos=self.append_eos) for text in texts]
+        rows = [self._fitted(row, task, tokenizer) for row in rows if row.labelled()]
+        if not rows:
+            raise InvalidEdit(f"task {task.id!r}: the self-edit holds no text to train on")
+        return tuple(rows)
+
+    def _fitted(self, row: TrainRow, task: Task, tokenizer: PreTrainedTokenizerBase) -> TrainRow:
+        limit = min(self.max_length, getattr(tokenizer, "model_max_length", None) or self.max_length)
+        if len(row.ids) <= limit:
+            return row
+        if self.too_long == "truncate":
+            return TrainRow(row.ids[:limit])
+        raise InvalidEdit(
+            f"task {task.id!r}: a training row has {len(row.ids)} tokens, more than {limit}",
+            "split the passage, or set too_long to truncate",
+        )
+
+    def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+        """One greedy probe a question, without the passage; the reference is the gold answer's tokens."""
+        chat = self.uses_chat(tokenizer)
+        stop = () if chat else ("\n",)
+        sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens, stop=stop)
+        probes = []
+        for number, question in enumerate(_questions(task)):
+            prompt = self.question_prompt(question, task.title, chat)
+            text = chat_prompt(tokenizer, prompt) if chat else prompt
+            gold = question.answer if chat else f" {question.answer}"
+            ids, reference = _prompt_and_reference(tokenizer, text, gold, special=not chat)
+            probes.append(Probe(f"{task.id}.q{number}", ids, sampling, reference, question))
+        return tuple(probes)
+
+    def question_prompt(self, question: Question, title: str = "", chat: bool = False) -> str:
+        """The text that asks `question`; without a title its line is left out."""
+        text = self.chat_question if chat else self.base_question
+        title = question.title or title
+        if not title:
+            text = text.replace("Topic: {title}\n", "")
+        return text.replace("{title}", title).replace("{question}", question.question)
+
+    def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
+        """Share of correct answers, and the mean over questions of the gold log-likelihood a token.
+
+        Raises:
+            GradingError: an answer has no verdict or an error for one.
+            DataError: not one answer a question.
+        """
+        if len(answers) != len(_questions(task)):
+            raise DataError(f"task {task.id!r}: {len(answers)} answers to {len(_questions(task))} questions")
+        for answer in answers:
+            if answer.verdict not in (Verdict.CORRECT, Verdict.WRONG):
+                why = answer.note or "it was not graded"
+                raise GradingError(f"no verdict for {answer.probe_id}: {why}", "check the grader and resume")
+        correct = tuple(answer.verdict is Verdict.CORRECT for answer in answers)
+        gold = [
+            a.log_likelihood / a.reference_tokens
+            for a in answers
+            if a.log_likelihood is not None and a.reference_tokens
+        ]
+        return Performance(
+            score=sum(correct) / len(correct),
+            n=len(correct),
+            correct=correct,
+            log_likelihood=fmean(gold) if gold else None,
+        )
+
+    def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Performance:
+        """The performance of `model` on `task`, one question at a time, by the same probes as in a batch."""
+        if not isinstance(task, Task):
+            raise DataError(f"evaluate was given {type(task).__name__}", "give a seal.records.Task")
+        from seal.domains.answering import answer_probe
+
+        probes = self.probes(task, tokenizer)
+        answers = [answer_probe(model, tokenizer, probe) for probe in probes]
+        pairs = list(zip(_questions(task), [a.text for a in answers], strict=True))
+        graded = zip(answers, self.grader.grade(pairs), strict=True)
+        return self.score(task, [replace(a, verdict=g.verdict, note=g.note) for a, g in graded])
+
+    def compute_reward(self, performance: Any, task: Any) -> float:
+        """The score in [0, 1]; reward models compare it with the score before adapting."""
+        return float(performance.score if isinstance(performance, Performance) else performance)
+
+
+def rows_from_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, end_mask_substring: str = "", *, append_eos: bool = False
+) -> TrainRow:
+    """One training row of `text`; tokens up to and including `end_mask_substring` carry no loss.
+
+    The first occurrence counts, and a token that only partly belongs to it is masked too. A text without the
+    substring is trained on whole.
+
+    Raises:
+        DataError: nothing is left to train on behind the substring.
+    """
+    ids = list(tokenizer(text)["input_ids"])
+    if append_eos and tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    at = text.find(end_mask_substring) if end_mask_substring else -1
+    if at < 0:
+        return TrainRow(tuple(ids))
+    start = _first_token_after(tokenizer, text, at + len(end_mask_substring))
+    row = TrainRow(tuple(ids), ((start, len(ids)),))
+    if not row.labelled():
+        raise DataError(f"nothing to train on behind {end_mask_substring!r}", "mask less, or drop the text")
+    return row
+
+
+def _first_token_after(tokenizer: PreTrainedTokenizerBase, text: str, end: int) -> int:
+    """Index of the first token of `text` that starts at character `end` or later."""
+    if not tokenizer.is_fast:
+        return len(tokenizer(text[:end])["input_ids"])
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return next((i for i, (a, b) in enumerate(offsets) if a >= end and b > a), len(offsets))
+
+
+def _prompt_and_reference(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, gold: str, *, special: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of the prompt, and of the gold answer as it is tokenised where it follows the prompt."""
+    ids = tuple(tokenizer(prompt, add_special_tokens=special)["input_ids"])
+    both = tuple(tokenizer(prompt + gold, add_special_tokens=special)["input_ids"])
+    if both[: len(ids)] == ids and len(both) > len(ids):
+        return ids, both[len(ids) :]
+    return ids, tuple(tokenizer(gold, add_special_tokens=False)["input_ids"])
+
+
+def _passage(context: Any) -> str:
+    if not isinstance(context, str) or not context.strip():
+        raise DataError(
+            f"a passage is {context!r:.80}", "knowledge incorporation needs a text as the task's context"
+        )
+    return context
+
+
+def _questions(task: Task) -> tuple[Question, ...]:
+    questions = task.target if isinstance(task.target, tuple | list) else ()
+    if not questions or not all(isinstance(q, Question) for q in questions):
+        raise DataError(f"task {task.id!r} has no questions", "give every passage at least one question")
+    return tuple(questions)

@@ -1,0 +1,127 @@
+"""What a self-edit earns: the performance after adapting against the one before.
+
+Differences from the paper: its ReST-EM round keeps the best edit of every passage by adapted accuracy
+(`BestOfK`, section 3.1 and appendix B); its equation 2 is the binary reward, which is the default here.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, Literal
+
+from seal.errors import ConfigError, DataError
+from seal.plugins import build, is_import_path, load_object
+from seal.records import Performance
+
+
+class BaseRewardModel(ABC):
+    """A reward model needs `compute_reward`; the two attributes tell the selection how to use the values."""
+
+    keeps: Literal["positive", "best"] = "positive"
+    """Which edits the selection keeps: those with a positive reward, or the best ones of every task."""
+    keep_above: float = 0.0
+    """With `keeps = "positive"`: the reward has to be greater than this."""
+
+    @abstractmethod
+    def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
+        """The reward of one adaptation: a finite number, higher is better."""
+
+
+class BinaryReward(BaseRewardModel):
+    """1 when the score rose by more than `threshold`, else 0 (paper, equation 2)."""
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        self.threshold = _checked_threshold(threshold)
+
+    def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
+        """1.0 or 0.0."""
+        return float(after.score - before.score > self.threshold)
+
+
+class AccuracyGain(BaseRewardModel):
+    """Score after minus score before, in [-1, 1]; kept above `threshold`."""
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        self.keep_above = _checked_threshold(threshold)
+
+    def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
+        """The gain in score."""
+        return after.score - before.score
+
+
+class BestOfK(BaseRewardModel):
+    """The adapted score itself; the selection keeps the best edits of every task, gain or not."""
+
+    keeps = "best"
+
+    def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
+        """The score after adapting, in [0, 1]."""
+        return after.score
+
+
+class LogLikelihoodGain(BaseRewardModel):
+    """Rise of the gold answers' mean log-likelihood a token, in nats; far less noisy than accuracy."""
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        self.keep_above = _checked_threshold(threshold)
+
+    def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
+        """The gain in nats a gold token. Raises `DataError` when a performance has no log-likelihood."""
+        if before.log_likelihood is None or after.log_likelihood is None:
+            raise DataError(
+                "the log_likelihood reward needs gold answers' log-likelihoods, and a performance has none",
+                "give the probes a reference, or choose another reward",
+            )
+        return after.log_likelihood - before.log_likelihood
+
+
+REWARDS: dict[str, type[BaseRewardModel]] = {
+    "binary": BinaryReward,
+    "accuracy_gain": AccuracyGain,
+    "best_of_k": BestOfK,
+    "log_likelihood": LogLikelihoodGain,
+}
+"""Built-in reward models by the name a config uses."""
+
+
+def make_reward(name: str, threshold: float = 0.0) -> BaseRewardModel:
+    """A reward model by its built-in name or by the import path of a `BaseRewardModel` subclass.
+
+    Raises:
+        ConfigError: unknown name, a threshold that is not a finite number, or not a reward model.
+    """
+    threshold = _checked_threshold(threshold)
+    if name in REWARDS:
+        return build(REWARDS[name], threshold=threshold)  # type: ignore[no-any-return]
+    if not is_import_path(name):
+        raise ConfigError(
+            f"unknown reward {name!r}", f"choose one of {', '.join(REWARDS)}, or give package.module:Class"
+        )
+    reward = build(load_object(name), threshold=threshold)
+    if not isinstance(reward, BaseRewardModel):
+        raise ConfigError(f"{name} is not a reward model", "make it a subclass of seal.BaseRewardModel")
+    return reward
+
+
+def reward_value(model: BaseRewardModel, before: Performance, after: Performance, task: Any) -> float:
+    """`model`'s reward, checked to be a finite number. Raises `DataError`."""
+    value = model.compute_reward(before, after, task)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{type(model).__name__}.compute_reward returned {value!r}", "return a finite number")
+    return float(value)
+
+
+def aggregate(values: Sequence[float]) -> float:
+    """The reward of an edit measured several times: the mean. Raises `DataError` when there is none."""
+    if not values:
+        raise DataError("a reward needs at least one measurement", "set the number of repeats to 1 or more")
+    return fmean(values)
+
+
+def _checked_threshold(threshold: float) -> float:
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise ConfigError(f"reward threshold is {threshold!r}", "give a finite number")
+    return float(threshold)
