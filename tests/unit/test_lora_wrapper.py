@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, get_scheduler
 from seal.errors import AdaptError, ConfigError, ModelError
 from seal.inner.schedule import epoch_order, init_lora, learning_rate, step_rows, total_steps
 from seal.models.builtin import FAMILIES, PREFIX, build
-from seal.models.lora import LoRAWrapper, linear_modules, row_loss, target_modules
+from seal.models.lora import LoRAWrapper, linear_modules, merged, row_loss, target_modules
 from seal.records import LoRARecipe, TrainRow
 
 #: PEFT asks transformers for a deprecated name; the wrapper silences it, bare PEFT in these tests does not.
@@ -198,11 +198,30 @@ def test_save_load_merge_agree_with_peft(family: str, tmp_path: Path) -> None:
     again = LoRAWrapper.from_recipe(model, recipe)
     again.load(tmp_path / "adapter")
     assert torch.allclose(logits(again.peft), expected, atol=1e-6)
-    delta = again.deltas()[layer]
-    merged = again.merge()
-    assert merged is model
-    assert torch.allclose(logits(merged), expected, atol=1e-4)
-    assert torch.allclose(merged.get_submodule(layer).weight, weight + delta, atol=1e-7)
+    a, b = again.factors()[layer]
+    delta = (b @ a) * 2.0
+    folded = again.merge()
+    assert folded is model
+    assert torch.allclose(logits(folded), expected, atol=1e-4)
+    delta = delta.T if family == "gpt2" else delta
+    assert torch.allclose(folded.get_submodule(layer).weight, weight + delta, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_merged_is_merge_for_the_length_of_a_block(family: str) -> None:
+    recipe = LoRARecipe(rank=4, alpha=8, epochs=2)
+    model = tiny(family)
+    before = digest(model)
+    with LoRAWrapper.from_recipe(model, recipe) as wrapper:
+        wrapper.fit(ROWS, recipe, seed=1)
+        factors = wrapper.factors()
+    with merged(model, factors, 2.0) as folded:
+        inside = {name: tensor.clone() for name, tensor in folded.state_dict().items()}
+    assert digest(model) == before
+    again = LoRAWrapper.from_recipe(model, recipe)
+    again.fit(ROWS, recipe, seed=1)
+    for name, tensor in again.merge().state_dict().items():
+        assert torch.allclose(inside[name], tensor, atol=1e-7), name
 
 
 def test_load_refuses_what_does_not_fit(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+#: LoRA factors by full layer name: A (rank, in) and B (out, rank).
+Factors = dict[str, tuple["Tensor", "Tensor"]]
 #: Module names that mark a projection as belonging to a group, in every family we support.
 _GROUPS = {"attention": {"self_attn", "attn", "attention"}, "mlp": {"mlp", "feed_forward"}}
 #: Parts of multi-modal models that read no text.
@@ -80,6 +82,20 @@ def _matches(name: str, target: str) -> bool:
     return name == target or name.endswith("." + target)
 
 
+@contextmanager
+def _whole(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Inside the block every process sees the whole parameters, also under DeepSpeed ZeRO-3."""
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    import deepspeed  # type: ignore[import-not-found,unused-ignore]
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield
+
+
 class LoRAWrapper:
     """A LoRA adapter on one model; the model itself is as it was after `close()` or the `with` block.
 
@@ -92,7 +108,7 @@ class LoRAWrapper:
         rank, alpha, dropout: LoRA's shape; the update is alpha / rank · B·A, dropout acts on A's input.
         targets: layers to adapt, see `target_modules`.
 
-    The adapter's weights are fp32 whatever the model's dtype.
+    The adapter's weights are fp32 whatever the model's dtype (but under DeepSpeed ZeRO-3 the model's).
 
     Raises:
         ConfigError: a target names no layer of the model.
@@ -251,17 +267,13 @@ class LoRAWrapper:
                 "load it on the model it was trained for",
             )
 
-    def deltas(self) -> dict[str, Tensor]:
-        """What the adapter adds to each layer's weight, in the weight's own layout; fp32."""
-        import torch
-
-        scale = self.alpha / self.rank
-        with torch.no_grad():
-            flat = {name: (b.float() @ a.float()) * scale for name, (a, b) in self.layers().items()}
-        return {
-            name: flat[name].T if layer.fan_in_fan_out else flat[name]
-            for name, layer in self._lora_layers().items()
-        }
+    def factors(self) -> Factors:
+        """Copies of the LoRA factors on the CPU, fp32; whole ones also where ZeRO-3 has cut them up."""
+        with _whole([factor for pair in self.layers().values() for factor in pair]):
+            return {
+                name: (a.detach().float().cpu().clone(), b.detach().float().cpu().clone())
+                for name, (a, b) in self.layers().items()
+            }
 
     def merge(self) -> PreTrainedModel:
         """Fold the adapter into the model's own weights, in place, and return the model; ends the wrapper."""
@@ -314,14 +326,39 @@ def row_loss(model: Any, row: TrainRow) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, ids[0, labelled], reduction="sum")
 
 
+@contextmanager
+def merged(model: PreTrainedModel, factors: Factors, scale: float) -> Iterator[PreTrainedModel]:
+    """`model` with scale · B·A added to its weights inside the block; bit for bit as before afterwards.
+
+    Costs a copy of the changed weights in main memory.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    before: dict[str, Tensor] = {}
+    with torch.no_grad():
+        try:
+            for name, (a, b) in factors.items():
+                layer: Any = model.get_submodule(name)
+                before[name] = layer.weight.detach().cpu().clone()
+                delta = (b @ a) * scale  # (out, in)
+                layer.weight += (delta.T if isinstance(layer, Conv1D) else delta).to(layer.weight.device)
+            yield model
+        finally:
+            for name, weight in before.items():
+                model.get_submodule(name).get_parameter("weight").copy_(weight)
+
+
 def _attach(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Put the adapter on `model`. PEFT's own start values are replaced: drawing them leaves no trace."""
     import torch
     from peft import PeftModel, get_peft_model
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     with torch.random.fork_rng([]), warnings.catch_warnings():
         # PEFT still asks transformers for this name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        peft = get_peft_model(model, config)
+        # ZeRO-3 gathers neighbours in one buffer, which mixed dtypes break.
+        peft = get_peft_model(model, config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
     assert isinstance(peft, PeftModel)
     return peft
