@@ -1,0 +1,26 @@
+"""Takes an open run to its end: what `train` and `resume` share."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+
+from seal.track import log
+from seal.track.run import Run
+
+
+def carry_out(run: Run, log_level: str) -> None:
+    """Train until the run is finished; its last line says where the results are."""
+    log.set_up(log_level, run.logs)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's notice ends like Ctrl-C
+    try:
+        from seal.framework import SEALFramework
+
+        summary = SEALFramework(run.config, run=run).run()
+    except KeyboardInterrupt:
+        print(f"interrupted; seal resume {run.path} continues", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(summary)
+    print(f"results: {run.path}")

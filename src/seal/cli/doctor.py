@@ -1,0 +1,125 @@
+"""Say what is installed and found, what is missing, and the command that fixes it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import typer
+
+from seal.errors import SealError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report."""
+
+    what: str
+    found: str
+    fix: str = ""
+    """Command that mends it; empty when nothing is missing."""
+    needed: bool = True
+    """Whether `seal train --preset test` or `demo` fails without it."""
+
+    def __str__(self) -> str:
+        mark = "ok     " if not self.fix else "MISSING" if self.needed else "absent "
+        return f"{mark}  {self.what:<22} {self.found}" + (f"\n{'':>33}→ {self.fix}" if self.fix else "")
+
+
+def doctor() -> None:
+    """Check the installation. Exit code 0: all that is needed is there; 1: something is missing."""
+    missing = 0
+    for finding in findings():
+        print(finding, flush=True)
+        missing += bool(finding.fix and finding.needed)
+    if missing:
+        print(f"\n{missing} missing: run the commands after the arrows", file=sys.stderr)
+        raise typer.Exit(1)
+    print("\nall that is needed is here; try: seal train --preset demo")
+
+
+def findings() -> Iterator[Finding]:
+    """Everything the doctor looks at."""
+    from seal import __version__
+    from seal.track.environment import git_revision
+
+    yield Finding("seal", f"{__version__} in {Path(__file__).parents[1]}")
+    yield Finding("python", f"{platform.python_version()} at {sys.executable}")
+    yield from _packages()
+    yield from _devices()
+    yield from _models()
+    yield from _data()
+    git = shutil.which("git")
+    revision = git_revision() or "not run from a checkout"
+    yield Finding("git", revision if git else "not installed", "" if git else "install git", needed=False)
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    fix = "" if free > 5 else "free some space: a checkpoint of a 7B model takes 15 GB"
+    yield Finding("disk", f"{free:.0f} GB free here", fix, needed=False)
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        requirements = metadata.requires("seal") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("package", "seal is not installed", "pip install -e .")
+        return
+    for requirement in requirements:
+        name = re.split(r"[\s<>=!~;\[]", requirement, maxsplit=1)[0]
+        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", requirement)
+        if name == "seal" or (extra and extra[1] == "dev"):
+            continue
+        fix = f"pip install 'seal[{extra[1]}]'" if extra else "pip install -r requirements.txt"
+        try:
+            yield Finding(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding(name, "not installed", fix, needed=not extra)
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError:
+        return  # reported among the packages
+    from seal.models.load import pick_device, pick_dtype
+
+    place = pick_device("auto")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield Finding("device", f"{place} in {str(pick_dtype('auto', place)).removeprefix('torch.')}")
+    yield Finding("accelerators", ", ".join(names) or "none: the CPU does the work")
+    yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
+
+
+def _models() -> Iterator[Finding]:
+    from huggingface_hub import constants
+
+    from seal.models import gguf
+    from seal.settings import SEALConfig
+
+    for name in gguf.WHEELS:
+        try:
+            file = gguf.wheel_file(name)
+            yield Finding(name, f"{file.stat().st_size / 1e6:.0f} MB, built in")
+        except SealError as error:
+            yield Finding(name, error.message, error.fix.removeprefix("run: "))
+    hub = Path(constants.HF_HUB_CACHE)
+    found = sorted(path.name[8:].replace("--", "/") for path in hub.glob("models--*"))
+    yield Finding("Hugging Face models", ", ".join(found) or f"none in {hub}")
+    default = SEALConfig.model_fields["model_name"].default
+    if default not in found:
+        yield Finding("default model", f"{default} is not here", f"hf download {default}", needed=False)
+
+
+def _data() -> Iterator[Finding]:
+    from importlib import resources
+
+    corpus = resources.files("seal") / "data" / "builtin"
+    names = sorted(item.name for item in corpus.iterdir() if item.name.endswith((".json", ".jsonl")))
+    fix = "" if names else "pip install -e ."
+    yield Finding("built-in corpus", ", ".join(names) or f"no file in {corpus}", fix)

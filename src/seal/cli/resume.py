@@ -1,0 +1,22 @@
+"""Go on with a run that was interrupted; what its journal holds is not done again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def resume(
+    run: Annotated[Path, Argument(help="Folder of the run.")],
+    log_level: Annotated[str | None, Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+) -> None:
+    """Go on with an interrupted run, and end with the numbers it would have had uninterrupted."""
+    from seal.cli._carry_out import carry_out
+    from seal.config import load_config
+    from seal.track.run import Run
+
+    level = load_config(overrides={"log_level": log_level}).log_level if log_level else None
+    with Run.open(run) as opened:
+        carry_out(opened, level or opened.config.log_level)
