@@ -55,7 +55,9 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
     place = pick_device(device)
     if name in builtin.NAMES:
         model, tokenizer, version = builtin.build(name)
-        return _ready(model.to(dtype=pick_dtype(dtype, place, small=True)), tokenizer, name, version, place)
+        for parameter in model.parameters():  # not model.to(dtype): that would round the rotary buffers too
+            parameter.data = parameter.data.to(pick_dtype(dtype, place, small=True))
+        return _ready(model, tokenizer, name, version, place)
     folder = resolve(name)
     version = verify_checkpoint(folder) if (folder / MANIFEST).is_file() else folder_version(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -85,6 +87,8 @@ def resolve(name: str) -> Path:
             raise ModelError(f"there is no file {name}", "check the path of the .gguf file")
         return gguf.dequantise(path.resolve())
     folder = path if path.is_dir() else _from_hub(name)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(f"{name} is a LoRA adapter, not a model", "give the merged model, or its base model")
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{name} holds no model: config.json is missing",
@@ -109,7 +113,7 @@ def pick_device(device: str) -> torch.device:
     except RuntimeError:
         raise ModelError(f"unknown device {device!r}", "use auto, cpu, cuda, cuda:0 or mps") from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}.get(place.type, 0)
-    if (place.index or 0) >= count:
+    if (place.index or 0) not in range(count):  # torch wraps an index that is too large round to below 0
         raise ModelError(f"device {device!r} is not available here", "use device: auto or device: cpu")
     return place
 
