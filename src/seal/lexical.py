@@ -63,9 +63,9 @@ _ALIASES = {m[:3]: m for m in _MONTHS if m != "may"} | {
 _FUNCTION = frozenset(
     _WORD.findall(
         "a an the of in on at to for from by with and or as is are was were be been being it its their his "
-        "her they he she that this these those which who whom whose there than then into onto over under about "
-        "approximately around roughly nearly almost circa some any such also both either if when while "
-        "during through via per has have had do does did would could should can may might will not no"
+        "her they he she that this these those which who whom whose there than then into onto over under "
+        "about approximately around roughly nearly almost circa some any such also both either if when "
+        "while during through via per has have had do does did would could should can may might will not no"
     )
 )
 _NEGATION = frozenset({"not", "no", "never", "neither", "nor", "cannot", "none", "nothing", "nobody"})
