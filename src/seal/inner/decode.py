@@ -264,7 +264,9 @@ class Decoder:
     def _step(self, rows: list[_Row], cache: KVCache, stack: AdapterStack | None) -> None:
         device = self.runtime.device
         tokens = torch.tensor([r.token for r in rows], device=device)
-        packed = pack_step(tokens, torch.tensor(cache.lengths, device=device), stack, cache)
+        last = self.runtime.max_tokens - 1  # only finished rows, which wait to leave, can be there
+        positions = torch.tensor([min(n, last) for n in cache.lengths], device=device)
+        packed = pack_step(tokens, positions, stack, cache)
         logits = self.runtime.forward(packed, torch.arange(len(rows), device=device))
         cache.advance()
         self._choose(rows, logits)

@@ -1,0 +1,190 @@
+"""The batched engine equals sequential PEFT + AdamW, whatever shares the batch (Hu et al. 2021, eq. 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from seal.inner.adapt import Trained, train
+from seal.inner.multi_lora import Runtime
+from seal.models.load import LoadedModel, load_model
+from seal.models.lora import LoRAWrapper
+from seal.records import AdaptJob, LoRARecipe, TrainRow
+
+FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2"]
+
+
+def tiny(family: str, dtype: str = "float32") -> LoadedModel:
+    return load_model(f"tiny-random-{family}", device="cpu", dtype=dtype)
+
+
+def rows(rng: random.Random, n: int, longest: int = 40) -> tuple[TrainRow, ...]:
+    out = []
+    for _ in range(n):
+        ids = tuple(rng.randrange(4, 250) for _ in range(rng.randint(2, longest)))
+        start = rng.randrange(len(ids) - 1)
+        out.append(TrainRow(ids, ((start, len(ids)),) if rng.random() < 0.5 else ()))
+    return tuple(out)
+
+
+def job(name: str, n_rows: int, seed: int, **recipe: object) -> AdaptJob:
+    return AdaptJob(name, rows(random.Random(seed), n_rows), LoRARecipe(**recipe), (), seed)  # type: ignore[arg-type]
+
+
+def four_jobs() -> list[AdaptJob]:
+    return [
+        job("a", 3, 1, rank=4, alpha=8, learning_rate=1e-3, epochs=3, schedule="linear"),
+        job("b", 5, 2, rank=8, alpha=4, learning_rate=3e-3, epochs=2, schedule="cosine", warmup_ratio=0.2),
+        job("c", 1, 3, rank=2, alpha=16, learning_rate=5e-4, epochs=4, schedule="constant", targets=("attention",)),
+        job("d", 4, 4, rank=16, alpha=16, epochs=2, batch_size=2, accumulation=2, weight_decay=0.1, max_grad_norm=0.3),
+    ]
+
+
+def run(loaded: LoadedModel, jobs: list[AdaptJob], slots: int = 4, budget: int = 96) -> dict[str, Trained]:
+    return {t.job.id: t for t in train(Runtime(loaded.model), jobs, slots, budget)}
+
+
+def distance(ours: Trained, reference: LoRAWrapper) -> float:
+    """Relative Frobenius distance of all LoRA weights."""
+    assert ours.adapter is not None
+    gap = whole = 0.0
+    for name, pair in reference.layers().items():
+        for mine, theirs in zip(ours.adapter.factors[name], pair, strict=True):
+            gap += float((mine - theirs).detach().square().sum())
+            whole += float(theirs.detach().square().sum())
+    return float((gap / whole) ** 0.5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("dtype", "loss_tolerance", "weight_tolerance"), [("float32", 5e-6, 1e-5), ("bfloat16", 5e-3, 2e-2)])
+def test_four_different_adapters_equal_sequential_peft(
+    family: str, dtype: str, loss_tolerance: float, weight_tolerance: float
+) -> None:
+    loaded = tiny(family, dtype)
+    ours = run(loaded, four_jobs())
+    for j in four_jobs():
+        with LoRAWrapper.from_recipe(loaded.model, j.recipe) as reference:
+            losses = reference.fit(j.rows, j.recipe, j.seed)
+            relative = dtype == "bfloat16"  # its logits near 7 are 0.03 apart, so the loss is compared in shares
+            kind = {"rel": loss_tolerance} if relative else {"abs": loss_tolerance}
+            assert ours[j.id].losses == pytest.approx(losses, **kind)
+            assert distance(ours[j.id], reference) < weight_tolerance
+
+
+@pytest.fixture(scope="module")
+def llama() -> LoadedModel:
+    return tiny("llama")
+
+
+def same(a: Trained, b: Trained, tolerance: float = 2e-6) -> None:
+    assert a.adapter is not None
+    assert b.adapter is not None
+    assert a.losses == pytest.approx(b.losses, abs=tolerance)
+    gap = float((a.adapter.weights - b.adapter.weights).norm() / b.adapter.weights.norm())
+    assert gap < 5e-6
+
+
+@pytest.mark.parametrize(("slots", "budget"), [(1, 512), (2, 8), (4, 4096), (3, 50)])
+def test_slots_budget_and_order_change_no_result(llama: LoadedModel, slots: int, budget: int) -> None:
+    jobs = [*four_jobs(), job("e", 3, 5, rank=4, dropout=0.3, epochs=3, batch_size=3)]
+    alone = {j.id: run(llama, [j])[j.id] for j in jobs}
+    together = run(llama, jobs[::-1], slots, budget)
+    assert set(together) == set(alone)
+    for name, trained in together.items():
+        same(trained, alone[name])
+
+
+recipes = st.builds(
+    LoRARecipe,
+    rank=st.sampled_from([1, 3, 8]),
+    alpha=st.sampled_from([1.0, 16.0]),
+    dropout=st.sampled_from([0.0, 0.5]),
+    targets=st.sampled_from([("all",), ("attention",), ("mlp",), ("q_proj", "down_proj")]),
+    learning_rate=st.floats(1e-5, 5e-3),
+    epochs=st.integers(1, 3),
+    batch_size=st.integers(1, 3),
+    accumulation=st.integers(1, 2),
+    schedule=st.sampled_from(["constant", "linear", "cosine"]),
+    warmup_ratio=st.sampled_from([0.0, 0.4]),
+    max_grad_norm=st.sampled_from([0.0, 0.1, 1.0]),
+    shuffle=st.booleans(),
+)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mix=st.lists(st.tuples(recipes, st.integers(1, 4)), min_size=2, max_size=5), slots=st.integers(1, 5))
+def test_any_mix_of_recipes_equals_alone(
+    llama: LoadedModel, mix: list[tuple[LoRARecipe, int]], slots: int
+) -> None:
+    jobs = [AdaptJob(str(i), rows(random.Random(i), n, 20), r, (), i) for i, (r, n) in enumerate(mix)]
+    together = run(llama, jobs, slots, 64)
+    for j in jobs:
+        same(together[j.id], run(llama, [j])[j.id])
+
+
+def test_a_sequence_never_sees_its_neighbour(llama: LoadedModel) -> None:
+    """Change every token of one job; the other job's losses and weights stay the same to the bit."""
+    stays = job("stays", 3, 1, epochs=2, rank=4)
+    other = job("other", 3, 2, epochs=2, rank=4)
+    changed = AdaptJob(
+        "other", tuple(TrainRow(tuple(255 - i for i in r.ids), r.loss) for r in other.rows), other.recipe, (), 2
+    )
+    first, second = (run(llama, [pair, stays], 2, 512)["stays"] for pair in (other, changed))
+    assert first.losses == second.losses
+    assert first.adapter is not None
+    assert second.adapter is not None
+    assert torch.equal(first.adapter.weights, second.adapter.weights)
+
+
+def digest(model: torch.nn.Module) -> str:
+    whole = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        whole.update(name.encode() + tensor.numpy().tobytes())
+    return whole.hexdigest()
+
+
+def test_base_is_untouched_after_300_jobs(llama: LoadedModel) -> None:
+    ids = torch.arange(4, 24)[None]
+    before, logits = digest(llama.model), llama.model(ids).logits
+    done = run(llama, [job(str(i), 1, i, rank=2, epochs=1) for i in range(300)], slots=32, budget=2048)
+    assert len(done) == 300
+    assert all(t.error is None for t in done.values())
+    assert digest(llama.model) == before
+    assert torch.equal(llama.model(ids).logits, logits)
+    assert all(p.grad is None for p in llama.model.parameters())
+
+
+def test_a_job_that_diverges_fails_alone(llama: LoadedModel) -> None:
+    good, bad = job("good", 2, 1, rank=4, epochs=3), job("bad", 2, 2, rank=4, epochs=6, learning_rate=1e30)
+    done = run(llama, [bad, good], 2)
+    assert done["bad"].error is not None
+    assert "lower the learning rate" in str(done["bad"].error)
+    assert done["bad"].adapter is None
+    same(done["good"], run(llama, [good])["good"])
+
+
+def test_rows_too_long_or_without_loss_are_refused(llama: LoadedModel) -> None:
+    window = llama.model.config.max_position_embeddings
+    long = AdaptJob("long", (TrainRow((5,) * (window + 1)),), LoRARecipe(rank=2), (), 0)
+    empty = AdaptJob("empty", (TrainRow((5,)),), LoRARecipe(rank=2), (), 0)
+    done = run(llama, [long, empty])
+    assert f"has {window + 1} tokens; the model reads {window}" in str(done["long"].error)
+    assert "no token to learn" in str(done["empty"].error)
+
+
+def test_dropout_masks_have_the_right_rate_and_scale(llama: LoadedModel) -> None:
+    from seal.inner.multi_lora import Adapter, _dropout_masks
+    from seal.inner.packing import Segment
+
+    adapter = Adapter(Runtime(llama.model), LoRARecipe(rank=2, dropout=0.25), 0)
+    x = torch.zeros(400, 64)
+    mask = _dropout_masks([Segment(adapter, 0, 400, ((0, 200, 7), (200, 400, 8)))], x, "layer")
+    assert mask is not None
+    assert set(mask.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert float((mask == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert not torch.equal(mask[:200], mask[200:])
