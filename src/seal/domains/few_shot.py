@@ -1,0 +1,339 @@
+"""Few-shot learning on ARC: the self-edit is a training recipe for one puzzle (paper, section 3.2).
+
+The policy sees a task's demonstrations and chooses augmentations, loss, learning rate and epochs. The inner
+loop trains on leave-out tasks made of the demonstrations; the adapted model answers the test input through
+several views, demonstrations in context, and the answers vote for two attempts.
+
+Differences from the official code, each with an option: one token a cell instead of about two
+(`serialisation`), votes are counted (`vote`), translations move input and output together
+(`shared_translation`), an invalid recipe is kept with its reason and earns 0 instead of being drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from seal.arc.augment import augmenters
+from seal.arc.grammar import RecipeSpace, Scorer, write_recipes
+from seal.arc.grid import Grid, Pair, cell_accuracy, to_array, to_pair
+from seal.arc.recipe import ArcRecipe, RecipeError, check_steps, parse_recipe
+from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair, parse
+from seal.arc.views import CAP, PredictionView, prediction_views, training_views
+from seal.arc.vote import Attempts, Vote, agreement, attempts, invert, official_attempts
+from seal.domains.base import BaseDomain, InvalidEdit
+from seal.errors import ConfigError, DataError
+from seal.records import Answer, LoRARecipe, Performance, Probe, Sampling, Task, TrainRow
+from seal.self_edit import chat_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+#: The paper's inner loop on ARC (appendix A.2); learning rate and epochs come from the self-edit.
+PAPER_LORA = LoRARecipe(
+    rank=128,
+    alpha=16.0,
+    targets=("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"),
+    batch_size=2,
+    schedule="cosine",
+    warmup_ratio=0.1,
+)
+
+PROMPT = """\
+A puzzle is given by solved examples: input grid, {separator}, output grid, {end}. Digits are colours, \
+0 is the background.
+
+{examples}
+
+Choose how to train on it. An augmentation changes input and output alike: switch it on only if the puzzle's \
+rule still holds for the changed grids.
+basic: turn, flip, reflect, shift, transpose. size: enlarge cells. chain: turn or flip, then enlarge. \
+repeat: lay copies side by side. colour permutation: rename the colours.
+Training takes at most 375 steps. Answer in JSON.
+"""
+EXAMPLE = ArcRecipe(False, False, False, False, "train_using_output_tokens", 1e-4, 2, colour=False).to_json()
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What became of one test input."""
+
+    attempts: Attempts | None
+    """Two grids, or None when no view gave a valid grid."""
+    solved: bool
+    cell_accuracy: float
+    """Of the better attempt, in [0, 1]."""
+    agreement: float
+    """Share of the views that gave the most common answer."""
+    valid: float
+    """Share of the views whose answer was a grid at all."""
+
+
+class FewShotLearning(BaseDomain):
+    """ARC tasks in (`Task.context`: demonstrations, `Task.target`: tests), two attempts a test out.
+
+    Args:
+        serialisation: "compact", one token a cell, or "official", NumPy's print.
+        chat: whether prompts go through the chat template; "auto": when the tokenizer has one.
+        vote: "simple" counts, the plain view breaks ties; "official" is the official scheme.
+        leave: demonstrations left out of the views of a test input, each way once.
+        permutations: reorderings of the demonstrations for each of those.
+        max_views: at most this many views of a test input; None: all.
+        cap: most training rows of one self-edit.
+        max_row_tokens: longer rows are left out.
+        demonstration_loss: with output loss, count the demonstrations' outputs as well.
+        shared_translation: move input and output by one shift.
+        batch_size: rows a step, for the limit of 375 steps.
+        reward: "solved" (the specification's) or "cells", the better attempt's cell accuracy.
+        prompt_cells: cells of demonstrations shown to the policy; further ones are left out.
+        space: recipes that constrained generation chooses from; its fields may be given as a mapping.
+        seed: seed of colour and order permutations.
+    """
+
+    def __init__(
+        self,
+        *,
+        serialisation: Style = "compact",
+        chat: bool | Literal["auto"] = "auto",
+        vote: Literal["simple", "official"] = "simple",
+        leave: Sequence[int] = (0,),
+        permutations: int = 2,
+        max_views: int | None = None,
+        cap: int = CAP,
+        max_row_tokens: int = 8192,
+        demonstration_loss: bool = False,
+        shared_translation: bool = True,
+        batch_size: int = 2,
+        reward: Literal["solved", "cells"] = "solved",
+        prompt_cells: int = 1500,
+        space: RecipeSpace | dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        _one_of("serialisation", serialisation, ("compact", "official"))
+        _one_of("vote", vote, ("simple", "official"))
+        _one_of("reward", reward, ("solved", "cells"))
+        _one_of("chat", chat, (True, False, "auto"))
+        if min(cap, max_row_tokens, batch_size) < 1 or permutations < 0 or not leave or min(leave) < 0:
+            raise ConfigError(
+                f"cap {cap}, max_row_tokens {max_row_tokens}, batch_size {batch_size}, "
+                f"permutations {permutations}, leave {list(leave)}",
+                "give positive numbers; leave and permutations may be 0",
+            )
+        self.serialisation: Style = serialisation
+        self.chat, self.vote, self.reward = chat, vote, reward
+        self.leave, self.permutations, self.max_views = tuple(leave), permutations, max_views
+        self.cap, self.max_row_tokens, self.batch_size = cap, max_row_tokens, batch_size
+        self.demonstration_loss, self.shared_translation = demonstration_loss, shared_translation
+        self.prompt_cells, self.seed = prompt_cells, seed
+        self.space = _space(space)
+        self._codec: tuple[Any, Codec] | None = None
+
+    def codec(self, tokenizer: PreTrainedTokenizerBase) -> Codec:
+        """The codec for this tokenizer; the last one used is kept."""
+        if self.chat is True and not getattr(tokenizer, "chat_template", None):
+            raise ConfigError("chat is true, but the model has no chat template", "set chat to auto or false")
+        if self._codec is None or self._codec[0] is not tokenizer:
+            self._codec = tokenizer, Codec(tokenizer, self.serialisation, chat=self.chat is not False)
+        return self._codec[1]
+
+    def create_self_edit_prompt(self, context: Any) -> str:
+        """The request for a recipe, with the demonstrations; the tests are not shown."""
+        pairs = context.context if isinstance(context, Task) else context
+        shown: list[str] = []
+        cells = 0
+        for pair in pairs:
+            cells += sum(len(grid) * len(grid[0]) for grid in pair)
+            if shown and cells > self.prompt_cells:
+                break
+            shown.append("".join(encode_pair(pair)))
+        return PROMPT.format(separator="=", end=END, examples="\n\n".join(shown)) + f"Example: {EXAMPLE}\n"
+
+    def prompt_for(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The complete prompt, chat template included."""
+        text = self.create_self_edit_prompt(task.context)
+        templated = bool(getattr(tokenizer, "chat_template", None)) and self.chat is not False
+        return chat_prompt(tokenizer, text) if templated else text
+
+    def generate_edits(
+        self,
+        tasks: Sequence[Task],
+        tokenizer: PreTrainedTokenizerBase,
+        score: Scorer,
+        seeds: Sequence[int],
+        temperature: float = 1.0,
+    ) -> list[str]:
+        """One recipe a task and seed, by constrained generation over `space`; all written together.
+
+        Repeat a task to write several edits of it. See `seal.arc.grammar.write_recipes`.
+        """
+        prompts: dict[str, str] = {}
+        for task in tasks:
+            if task.id not in prompts:
+                prompts[task.id] = self.prompt_for(task, tokenizer)
+        return write_recipes([prompts[t.id] for t in tasks], seeds, score, self.space, temperature)
+
+    def training_rows(
+        self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[TrainRow, ...]:
+        """Leave-out tasks of the demonstrations under the recipe's augmentations, as token rows.
+
+        Raises:
+            InvalidEdit: the recipe is invalid, takes over 375 steps, or no row is short enough.
+        """
+        recipe = _parsed(completion)
+        codec = self.codec(tokenizer)
+        views = training_views(
+            [to_pair(pair) for pair in task.context],
+            augmenters(recipe.groups),
+            colour=recipe.permutes_colours,
+            cap=self.cap,
+            seed=self.seed,
+            shared=self.shared_translation,
+            accept=lambda view: codec.length(view) < self.max_row_tokens,
+        )
+        if not views:
+            raise InvalidEdit(
+                f"task {task.id}: no training row is below {self.max_row_tokens} tokens",
+                "raise max_row_tokens",
+            )
+        try:
+            check_steps(recipe, len(views), self.batch_size)
+        except RecipeError as error:
+            raise InvalidEdit(error.message, error.fix) from error
+        loss: LossOn = "all" if recipe.strategy == "train_using_all_tokens" else "output"
+        if loss == "output" and self.demonstration_loss:
+            loss = "outputs"
+        return tuple(codec.row(view, loss) for view in views)
+
+    def recipe(self, completion: str, base: LoRARecipe) -> LoRARecipe:
+        """`base` with the learning rate and epochs of the self-edit. Raises `InvalidEdit`."""
+        chosen = _parsed(completion)
+        return replace(base, learning_rate=chosen.learning_rate, epochs=chosen.epochs)
+
+    def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+        """The views of every test input, greedy; the plain view's reference is the solution, if known."""
+        codec = self.codec(tokenizer)
+        probes = []
+        for test, (views, (_, gold)) in enumerate(zip(self._views(task), task.target, strict=True)):
+            for number, view in enumerate(views):
+                reference = codec.answer(to_array(gold)) if gold is not None and number == 0 else ()
+                sampling = Sampling(temperature=0.0, max_new_tokens=codec.budget(view), stop=(END,))
+                name = f"{task.id}.t{test}v{number}"
+                probes.append(Probe(name, codec.prompt(view), sampling, reference))
+        return tuple(probes)
+
+    def _views(self, task: Task) -> list[list[PredictionView]]:
+        """The views of each test input, in order; made of the demonstrations and that input alone."""
+        pairs: list[Pair] = [to_pair(pair) for pair in task.context]
+        return [
+            prediction_views(
+                pairs, to_array(query), leave=self.leave, permutations=self.permutations, seed=self.seed
+            )[: self.max_views]
+            for query, _ in task.target
+        ]
+
+    def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
+        """1.0 if every test is solved within two attempts, else 0.0.
+
+        `correct` has one entry a test with a known solution. `details`: "tests" (a `Detail` as a dict for
+        each), "grid_accuracy", "cell_accuracy", "agreement" and "valid" (means over tests).
+
+        Raises:
+            DataError: not one answer for every probe.
+        """
+        views = self._views(task)
+        if len(answers) != sum(map(len, views)):
+            raise DataError(f"task {task.id}: {len(answers)} answers to {sum(map(len, views))} probes")
+        details: list[Detail] = []
+        gold_likelihoods: list[float] = []
+        taken = 0
+        for test_views, (_, gold) in zip(views, task.target, strict=True):
+            chunk = answers[taken : taken + len(test_views)]
+            taken += len(test_views)
+            details.append(self._detail(test_views, chunk, gold))
+            plain = chunk[0]
+            if plain.log_likelihood is not None and plain.reference_tokens:
+                gold_likelihoods.append(plain.log_likelihood / plain.reference_tokens)
+        known = [d for d, (_, gold) in zip(details, task.target, strict=True) if gold is not None]
+        correct = tuple(d.solved for d in known)
+        return Performance(
+            score=float(bool(correct) and all(correct)),
+            n=len(correct),
+            correct=correct,
+            log_likelihood=fmean(gold_likelihoods) if gold_likelihoods else None,
+            details={
+                "tests": [_as_dict(detail) for detail in details],
+                "grid_accuracy": fmean(correct) if correct else 0.0,
+                "cell_accuracy": fmean(d.cell_accuracy for d in known) if known else 0.0,
+                "agreement": fmean(d.agreement for d in details),
+                "valid": fmean(d.valid for d in details),
+            },
+        )
+
+    def _detail(
+        self, views: Sequence[PredictionView], answers: Sequence[Answer], gold: Grid | None
+    ) -> Detail:
+        votes: list[Vote] = []
+        for view, answer in zip(views, answers, strict=True):
+            grid = parse(answer.text, self.serialisation)
+            if grid is not None:
+                votes.append(invert(grid, view.inverse))
+        chosen = (official_attempts if self.vote == "official" else attempts)(votes)
+        return Detail(
+            attempts=chosen,
+            solved=gold is not None and chosen is not None and gold in chosen,
+            cell_accuracy=max(cell_accuracy(a, gold) for a in chosen) if chosen and gold else 0.0,
+            agreement=agreement(votes, len(views)),
+            valid=len(votes) / len(views),
+        )
+
+    def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Performance:
+        """The performance of `model` on `task`, one view at a time, by the same probes as in a batch."""
+        if not isinstance(task, Task):
+            raise DataError(f"evaluate was given {type(task).__name__}", "give a seal.records.Task")
+        from seal.domains.answering import answer_probe
+
+        return self.score(task, [answer_probe(model, tokenizer, p) for p in self.probes(task, tokenizer)])
+
+    def compute_reward(self, performance: Any, task: Any) -> float:
+        """1.0 for a solved task, else 0.0; with `reward="cells"` the cell accuracy."""
+        if self.reward == "cells" and isinstance(performance, Performance):
+            return float(performance.details.get("cell_accuracy", performance.score))
+        return float(performance.score if isinstance(performance, Performance) else performance)
+
+
+def _parsed(completion: str) -> ArcRecipe:
+    try:
+        return parse_recipe(completion)
+    except RecipeError as error:
+        raise InvalidEdit(error.message, error.fix) from error
+
+
+def _as_dict(detail: Detail) -> dict[str, Any]:
+    grids = [[list(row) for row in grid] for grid in detail.attempts] if detail.attempts else None
+    return {
+        "attempts": grids,
+        "solved": detail.solved,
+        "cell_accuracy": detail.cell_accuracy,
+        "agreement": detail.agreement,
+        "valid": detail.valid,
+    }
+
+
+def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}", f"use one of {', '.join(map(str, allowed))}")
+
+
+def _space(given: RecipeSpace | dict[str, Any] | None) -> RecipeSpace:
+    if given is None or isinstance(given, RecipeSpace):
+        return given or RecipeSpace()
+    try:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        space = RecipeSpace(**fields)
+        next(space.recipes())
+    except (TypeError, StopIteration, RecipeError) as error:
+        raise ConfigError(f"space is {given!r}: {error}", "see seal.arc.grammar.RecipeSpace") from error
+    return space
