@@ -1,0 +1,385 @@
+"""ReST-EM (paper section 3.1): keep the self-edits that helped, then train the policy to write such ones.
+
+`select` is the E-step's filter, a pure function. `ReSTEMOptimizer.update` is the M-step: supervised
+fine-tuning on prompt → completion with the prompt masked, through TRL, merged into the next checkpoint.
+
+Differences from the paper's code: ties are counted and said; a round in which nothing is kept leaves the
+policy as it is; the loss of a step is a mean over its completion tokens, whatever the micro-batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from seal.errors import ConfigError, DataError, ModelError
+from seal.models.checkpoint import save_checkpoint
+from seal.models.gguf import no_progress_bars
+from seal.models.lora import Factors, LoRAWrapper, merged
+from seal.records import LoRARecipe, Reward, SelfEdit, TrainRow
+from seal.seeds import derive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from seal.models.load import LoadedModel
+
+#: The paper's M-step in the knowledge setting (appendix B.3): 10 self-edits an update, 2 epochs.
+PAPER_SFT = LoRARecipe(rank=64, alpha=128.0, learning_rate=3e-4, epochs=2, batch_size=10)
+
+Pair = tuple[str, str]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One self-edit, and its reward with `kept` and `why` filled in."""
+
+    edit: SelfEdit
+    reward: Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What ReST-EM keeps of one round, in the order given."""
+
+    decisions: tuple[Decision, ...]
+    tied_tasks: tuple[str, ...] = ()
+    """Tasks where order alone decided between equal rewards."""
+
+    @property
+    def kept(self) -> tuple[SelfEdit, ...]:
+        """The self-edits to train on."""
+        return tuple(d.edit for d in self.decisions if d.reward.kept)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Prompt and completion of every kept self-edit."""
+        return [(edit.prompt, edit.completion) for edit in self.kept]
+
+
+def select(
+    scored: Sequence[tuple[SelfEdit, Reward]],
+    keep: Literal["positive", "best_of_k"] = "positive",
+    k: int = 1,
+    *,
+    threshold: float = 0.0,
+    floors: Mapping[str, float] | None = None,
+) -> Selection:
+    """Decide which self-edits the policy learns from, with a reason for each.
+
+    Args:
+        scored: self-edits and their rewards; a NaN reward means it was not measured.
+        keep: "positive" keeps every reward above `threshold`, "best_of_k" the top `k` of each task.
+        k: how many a task keeps; between equal rewards the first ones win.
+        threshold: of "positive" only.
+        floors: of "best_of_k": a task's edits must also be above this, for example its baseline.
+    """
+    if keep == "positive":
+        return Selection(tuple(_decide_positive(e, r, threshold) for e, r in scored))
+    if keep != "best_of_k":
+        raise ConfigError(f"keep is {keep!r}", "use positive or best_of_k")
+    decided: dict[int, Reward] = {}
+    tied = []
+    for task_id in dict.fromkeys(edit.task_id for edit, _ in scored):
+        mine = [i for i, (edit, _) in enumerate(scored) if edit.task_id == task_id]
+        floor = (floors or {}).get(task_id, -math.inf)
+        rewards, tie = _decide_best([scored[i][1] for i in mine], k, floor)
+        decided |= dict(zip(mine, rewards, strict=True))
+        if tie:
+            tied.append(task_id)
+    return Selection(tuple(Decision(edit, decided[i]) for i, (edit, _) in enumerate(scored)), tuple(tied))
+
+
+def _decide_positive(edit: SelfEdit, reward: Reward, threshold: float) -> Decision:
+    if math.isnan(reward.value):
+        return Decision(edit, replace(reward, kept=False, why=reward.why or "not measured"))
+    kept = reward.value > threshold
+    why = f"{reward.value:.4g} is {'' if kept else 'not '}above {threshold:.4g}"
+    return Decision(edit, replace(reward, kept=kept, why=why))
+
+
+def _decide_best(rewards: Sequence[Reward], k: int, floor: float) -> tuple[list[Reward], bool]:
+    """The rewards of one task's edits with decisions, and whether order broke a tie."""
+    candidates = [i for i, reward in enumerate(rewards) if reward.value > floor]
+    best, tie = top_k([rewards[i].value for i in candidates], k)
+    chosen = [candidates[n] for n in best]
+    lowest = min((rewards[i].value for i in chosen), default=math.nan)
+    decided = []
+    for i, reward in enumerate(rewards):
+        value = reward.value
+        if math.isnan(value):
+            why = reward.why or "not measured"
+        elif value <= floor:
+            why = f"{value:.4g} is not above the baseline {floor:.4g}"
+        elif i in chosen:
+            why = f"{value:.4g} is among the best {k} of {len(rewards)}"
+        elif value == lowest:
+            why = f"{value:.4g} ties with an earlier one that was kept"
+        else:
+            why = f"{value:.4g} is below the best {k} of {len(rewards)}"
+        decided.append(replace(reward, kept=i in chosen, why=why))
+    return decided, tie
+
+
+def top_k(values: Sequence[float], k: int) -> tuple[list[int], bool]:
+    """Indices of the `k` largest values, largest first, and whether an equal value was left out."""
+    order = sorted(range(len(values)), key=lambda i: -values[i])  # stable: the first of equals wins
+    best, rest = order[:k], order[k:]
+    return best, bool(best and rest) and values[best[-1]] == values[rest[0]]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """The policy after an M-step."""
+
+    version: str
+    """Version of the policy now in force; the old one when nothing was learned."""
+    folder: str
+    """The new checkpoint; empty without an update."""
+    losses: tuple[float, ...]
+    """Mean loss of every optimiser step, in nats a completion token."""
+    n: int
+    """Self-edits trained on."""
+    updated: bool
+    why: str = ""
+    """Why there was no update."""
+
+
+class ReSTEMOptimizer:
+    """The M-step.
+
+    Args:
+        sft: LoRA recipe; `batch_size` × `accumulation` self-edits make one update of the weights.
+        micro_batch: self-edits in one forward pass of one process; changes memory, not the result.
+    """
+
+    def __init__(self, sft: LoRARecipe = PAPER_SFT, *, micro_batch: int = 1) -> None:
+        self.sft = sft
+        self.micro_batch = micro_batch
+
+    def update(
+        self,
+        loaded: LoadedModel,
+        pairs: Sequence[Pair],
+        out_folder: str | Path,
+        seed: int = 0,
+        *,
+        progress: Progress | None = None,
+    ) -> UpdateResult:
+        """Train on the kept (prompt, completion) pairs and save the next policy in `out_folder`.
+
+        `loaded` is left as it is: load the new checkpoint to go on with it. Equal input, seed and number of
+        threads give an equal checkpoint. `progress(step, steps)` is called after every step.
+
+        Raises:
+            DataError: a pair does not fit into the model's window, or has no text to learn.
+            ModelError: the loss is not finite, or the checkpoint cannot be written.
+        """
+        if not pairs:
+            why = "no self-edit was kept, so the policy stays as it is"
+            return UpdateResult(loaded.version, "", (), 0, False, why)
+        rows = completion_rows(loaded.tokenizer, pairs, window(loaded.model))
+        factors, losses = train_on_rows(
+            loaded, rows, self.sft, seed, micro_batch=self.micro_batch, progress=progress
+        )
+        version = save_merged(loaded, factors, self.sft, out_folder)
+        return UpdateResult(version, str(out_folder), tuple(losses), len(rows), True)
+
+
+def save_merged(loaded: LoadedModel, factors: Factors, sft: LoRARecipe, folder: str | Path) -> str:
+    """Save `loaded` with the trained factors folded in, as a checkpoint; its version."""
+    model, scale = loaded.model, sft.alpha / sft.rank
+    with _as_it_was(model), no_progress_bars(), merged(model, factors, scale) as policy:
+        return save_checkpoint(policy, loaded.tokenizer, folder)
+
+
+def window(model: PreTrainedModel) -> int | None:
+    """Longest sequence the model takes, in tokens; None when its config does not say."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if length is None else int(length)
+
+
+def completion_rows(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limit: int | None = None
+) -> list[TrainRow]:
+    """One row a pair: the prompt, masked; the completion and the end token, learned.
+
+    A prompt is complete text (chat template already applied); a start token is added only where the
+    tokenizer adds one and the text does not begin with it.
+
+    Raises:
+        DataError: a row is longer than `limit` tokens, or its completion is empty.
+    """
+    return [_completion_row(tokenizer, pair, limit, n) for n, pair in enumerate(pairs, 1)]
+
+
+def _completion_row(
+    tokenizer: PreTrainedTokenizerBase, pair: Pair, limit: int | None, number: int
+) -> TrainRow:
+    prompt, completion = pair
+    if not completion.strip():
+        raise DataError(f"completion {number} of the SFT data is empty", "drop it from the data")
+    special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
+    start = list(tokenizer(prompt, add_special_tokens=special)["input_ids"])
+    ids = list(tokenizer(prompt + completion, add_special_tokens=special)["input_ids"])
+    if ids[: len(start)] != start:  # a token spans the border: keep the prompt as generation sees it
+        ids = start + list(tokenizer(completion, add_special_tokens=False)["input_ids"])
+    if tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id:
+        ids.append(int(tokenizer.eos_token_id))
+    if limit is not None and len(ids) > limit:
+        raise DataError(
+            f"prompt and completion {number} have {len(ids)} tokens and the model's window is {limit}",
+            "shorten the passage or lower generation.max_new_tokens",
+        )
+    return TrainRow(tuple(ids), loss=((len(start), len(ids)),))
+
+
+def train_on_rows(
+    loaded: LoadedModel,
+    rows: Sequence[TrainRow],
+    recipe: LoRARecipe,
+    seed: int,
+    *,
+    micro_batch: int = 1,
+    progress: Progress | None = None,
+) -> tuple[Factors, list[float]]:
+    """Fit LoRA factors with TRL's `SFTTrainer`, in this process or in every one that `accelerate` started.
+
+    The loaded model comes back as it was (but for DeepSpeed ZeRO-3, which cuts its weights up for good).
+
+    Returns:
+        The factors (whole, on the CPU, equal in every process) and the mean loss of every step.
+
+    Raises:
+        ModelError: TRL is not installed, or the loss is not finite.
+        ConfigError: the batch cannot be shared by the processes.
+    """
+    try:
+        from trl import SFTTrainer
+    except ImportError as error:
+        raise ModelError("the M-step needs TRL, which is not installed", "run: pip install trl") from error
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback
+
+    columns = {"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]}
+    model = loaded.model
+    with _as_it_was(model), LoRAWrapper.from_recipe(model, recipe) as adapter:
+        adapter.reset(derive(seed, "sft"))
+        with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch:
+            trainer = SFTTrainer(
+                model=adapter.peft,
+                args=_arguments(model, recipe, seed, micro_batch, scratch),
+                train_dataset=Dataset.from_dict(columns),
+                processing_class=copy.deepcopy(loaded.tokenizer),
+            )
+            trainer.remove_callback(PrinterCallback)
+            if progress is not None:
+                trainer.add_callback(_on_step(progress))
+            trainer.train()
+        losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+        bad = next((loss for loss in losses if not math.isfinite(loss)), None)
+        if bad is not None:
+            raise ModelError(f"the loss of the M-step became {bad}", "lower sft.learning_rate")
+        factors = adapter.factors()
+        trainer.accelerator.free_memory()
+    return factors, losses
+
+
+def _labels(row: TrainRow) -> list[int]:
+    """Token ids where the loss counts, −100 elsewhere."""
+    counted = set(row.labelled())
+    return [token if i in counted else -100 for i, token in enumerate(row.ids)]
+
+
+def _arguments(model: PreTrainedModel, recipe: LoRARecipe, seed: int, micro_batch: int, scratch: str) -> Any:
+    """TRL's settings: one log a step, no file, no tracker, no bar."""
+    import torch
+    from transformers.trainer_utils import SchedulerType
+    from trl import SFTConfig
+
+    micro, accumulation = _share(recipe, micro_batch)
+    schedule = {"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule)
+    sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    return SFTConfig(
+        output_dir=scratch,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=SchedulerType(schedule),
+        warmup_steps=recipe.warmup_ratio,  # below 1: a share of the steps
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        optim="adamw_torch",
+        train_sampling_strategy="random" if recipe.shuffle else "sequential",
+        seed=derive(seed, "order") % 2**32,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        bf16=sharded and model.dtype == torch.bfloat16,
+        activation_checkpointing=sharded,
+        use_cpu=model.device.type == "cpu",
+        dataloader_pin_memory=model.device.type == "cuda",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _share(recipe: LoRARecipe, micro_batch: int) -> tuple[int, int]:
+    """Rows in one forward pass of one process, and how many passes make a step."""
+    total = recipe.batch_size * recipe.accumulation
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if total % processes:
+        raise ConfigError(
+            f"a batch of {total} self-edits cannot be shared by {processes} processes",
+            "make the batch size a multiple of the number of processes",
+        )
+    each = total // processes
+    micro = max(n for n in range(1, each + 1) if each % n == 0 and n <= max(1, micro_batch))
+    return micro, each // micro
+
+
+def _on_step(progress: Progress) -> Any:
+    from transformers import TrainerCallback
+
+    class OnStep(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress(state.global_step, state.max_steps)
+
+    return OnStep()
+
+
+@contextlib.contextmanager
+def _as_it_was(model: PreTrainedModel) -> Iterator[None]:
+    """Undo what training and saving leave behind: a patched forward, entries of the configs, global seeds."""
+    import numpy
+    import torch
+
+    own = {name: model.__dict__.get(name) for name in ("forward", "model_tags")}
+    configs = [c for c in (model.config, model.generation_config) if c is not None]
+    settings = [copy.deepcopy(vars(config)) for config in configs]
+    device, python, numbers = model.device, random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for name, value in own.items():
+                model.__dict__.pop(name, None)
+                if value is not None:
+                    setattr(model, name, value)
+            for config, before in zip(configs, settings, strict=True):
+                vars(config).clear()
+                vars(config).update(before)
+            random.setstate(python)
+            numpy.random.set_state(numbers)
