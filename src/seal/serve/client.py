@@ -1,4 +1,4 @@
-"""Clients of the TTT server: `RemoteInnerLoop` (many jobs at once) and `TTTClient` (one request at a time)."""
+"""Clients of the TTT server: `RemoteInnerLoop` (many jobs at once), `TTTClient` (one request at a time)."""
 
 from __future__ import annotations
 
@@ -156,7 +156,11 @@ class _Exchange(Generic[T]):
     def _give_up(self) -> Iterator[tuple[T, dict[str, Any]]]:
         link = self._link
         why = f"{link.endpoint} was silent {link.attempts} times for {link.silence_s:g} s"
-        reply = {"type": "error", "error": f"ServeError: {why} (start one with: seal serve)", "code": "silent"}
+        reply = {
+            "type": "error",
+            "error": f"ServeError: {why} (start one with: seal serve)",
+            "code": "silent",
+        }
         left, self._open = [handle for handle, _ in self._open.values()], {}
         for handle in chain(left, (handle for handle, _ in self._source)):
             yield handle, reply

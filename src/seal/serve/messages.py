@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from seal.errors import ServeError
-from seal.records import AdaptJob, AdaptOutcome, LoRARecipe
+from seal.records import AdaptJob, AdaptOutcome, LoRARecipe, Sampling
 
 PROTOCOL = 1
 """Version of the envelope; a server refuses any other."""
@@ -86,6 +86,12 @@ def _utf8(text: str) -> str:
     return text
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
 Text = Annotated[str, AfterValidator(_utf8)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_utf8)]
@@ -100,8 +106,9 @@ class EvalQuestion(_Message):
 
     title: Text = ""
     context: Text = ""
-    question: Text
-    answer: Text
+    question: Annotated[Text, AfterValidator(_not_blank)]
+    answer: Annotated[Text, AfterValidator(_not_blank)]
+    """Gold answer."""
 
 
 class TTTRequest(_Message):
@@ -215,9 +222,7 @@ def _check_depth(raw: bytes, most: int) -> None:
     for bracket in _BRACKET.findall(_STRING.sub(b"", raw)):
         depth += 1 if bracket in b"[{" else -1
         if depth > most:
-            raise WireError(
-                f"the message nests deeper than {most} levels", "send a flatter object", "limit"
-            )
+            raise WireError(f"the message nests deeper than {most} levels", "send a flatter object", "limit")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -260,7 +265,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> WireError:
     where = ".".join(str(part) for part in first["loc"]) or "message"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), list(model.model_fields), 1)
-        return WireError(f"unknown key {where[:80]!r}", f"did you mean {near[0]!r}?" if near else "leave it out")
+        return WireError(
+            f"unknown key {where[:80]!r}", f"did you mean {near[0]!r}?" if near else "leave it out"
+        )
     given = "" if first["type"] == "missing" else f", given {repr(first['input'])[:80]}"
     more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return WireError(f"{where[:80]}: {first['msg']}{given}{more}")
@@ -327,18 +334,34 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
     _within("training tokens", sum(len(row.ids) for row in job.rows), limits.tokens)
     _within("prompt tokens", sum(len(p.ids) + len(p.reference) for p in job.probes), limits.tokens)
     _within("tokens of a row", max((len(row.ids) for row in job.rows), default=0), window)
+    for row in job.rows:
+        inside = all(0 <= start <= stop <= len(row.ids) for start, stop in row.loss)
+        if not inside or sum(stop - start for start, stop in row.loss) > len(row.ids):
+            raise WireError("a row's loss spans overlap or leave the row", "give disjoint [start, stop)")
     for probe in job.probes:
-        _within("max_new_tokens", probe.sampling.max_new_tokens, limits.new_tokens)
+        _check_sampling(probe.sampling, limits)
         _within("tokens of a prompt", len(probe.ids) + probe.sampling.max_new_tokens, window)
         _within("tokens of a reference", len(probe.ids) + len(probe.reference), window)
+        if not probe.ids:
+            raise WireError("a probe has no prompt tokens", "give every probe at least one token")
+        if probe.question is not None and not probe.question.answer.strip():
+            raise WireError("a probe's question has no gold answer", "give one, or leave the question out")
     _check_ranges(recipe)
     ids = [row.ids for row in job.rows] + [p.ids for p in job.probes] + [p.reference for p in job.probes]
     lowest, highest = min((min(i) for i in ids if i), default=0), max((max(i) for i in ids if i), default=0)
     if lowest < 0 or highest >= vocabulary:
         wrong = lowest if lowest < 0 else highest
         raise WireError(f"token id {wrong} is not in the model's vocabulary of {vocabulary}")
-    if any(not probe.ids for probe in job.probes):
-        raise WireError("a probe has no prompt tokens", "give every probe at least one token")
+
+
+def _check_sampling(sampling: Sampling, limits: Limits) -> None:
+    _within("max_new_tokens", sampling.max_new_tokens, limits.new_tokens)
+    _within("number of stop strings", len(sampling.stop), 64)
+    if sampling.max_new_tokens < 1 or not 0 <= sampling.temperature < 100 or not 0 < sampling.top_p <= 1:
+        raise WireError(
+            f"sampling with temperature {sampling.temperature}, top_p {sampling.top_p} and"
+            f" max_new_tokens {sampling.max_new_tokens} is out of range"
+        )
 
 
 def _check_ranges(recipe: LoRARecipe) -> None:

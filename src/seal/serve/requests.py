@@ -67,7 +67,11 @@ class Requests:
         self._window = int(getattr(config, "max_position_embeddings", None) or 2**31)
 
     def job(self, request: m.TTTRequest, job_id: str, seed: int) -> AdaptJob:
-        """The job that a text request asks for. A sequence without a token to learn gives no row."""
+        """The job that a text request asks for. A sequence without a token to learn gives no row.
+
+        Raises:
+            DataError: `end_mask_substring` leaves nothing of a sequence to train on.
+        """
         rows: tuple[TrainRow, ...] = ()
         if not request.baseline_only:
             made = [
@@ -76,7 +80,8 @@ class Requests:
             ]
             rows = tuple(row for row in made if row.labelled())
         questions = tuple(Question(q.question, q.answer, q.title) for q in request.eval_questions)
-        probes = self._domain.probes(Task(job_id, "", questions), self._tokenizer)
+        task = Task(job_id, "", questions)
+        probes = self._domain.probes(task, self._tokenizer) if questions else ()
         return AdaptJob(job_id, rows, request.recipe(), probes, seed)
 
     def adopt(self, job: AdaptJob, job_id: str, adapters: Path | None) -> AdaptJob:

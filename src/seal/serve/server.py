@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import zmq
 import zmq.asyncio
@@ -44,7 +44,7 @@ class ServerSettings:
     """0: any free port."""
     capacity: int = 256
     """Accepted requests without an outcome; one more is answered `Busy`."""
-    limits: m.Limits = m.Limits()
+    limits: m.Limits = field(default_factory=m.Limits)
     seed: int = 0
     """Seeds of requests that bring none derive from it and their content."""
     beat_s: float = 2.0
@@ -122,7 +122,7 @@ class TTTServer:
     ) -> None:
         settings.check()
         self.settings, self.requests, self.name = settings, requests, name
-        self.store = store or Store()
+        self.store = Store() if store is None else store
         self.address = ""
         self._tickets: dict[str, _Ticket] = {}
         self._jobs: dict[str, _Ticket] = {}
@@ -151,28 +151,34 @@ class TTTServer:
     async def _main(self, ready: Any) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         context = zmq.asyncio.Context()
-        auth = self._authenticator(context)
-        self._socket = self._listen(context)
+        auth = None
+        try:
+            auth = self._authenticator(context)
+            self._socket = self._listen(context)
+            await self._serve(ready)
+        finally:
+            self._prepare.shutdown(wait=False, cancel_futures=True)
+            if auth is not None:
+                auth.stop()
+            context.destroy(linger=1000)
+            self.store.close()
+
+    async def _serve(self, ready: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             with contextlib.suppress(ValueError, RuntimeError):  # only the main thread may
                 self._loop.add_signal_handler(number, self._stop.set)
         self._worker.start()
         tasks = [self._loop.create_task(self._receive()), self._loop.create_task(self._beat())]
-        if ready is not None:
-            ready(self.address)
         try:
+            if ready is not None:
+                ready(self.address)
             await self._stop.wait()
             await self._drain()
         finally:
+            self._worker.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._prepare.shutdown(wait=False, cancel_futures=True)
-            if auth is not None:
-                auth.stop()
-            self._socket.close(linger=1000)
-            context.term()
-            self.store.close()
 
     def _authenticator(self, context: zmq.asyncio.Context) -> Any:
         if self.settings.keys is None:
@@ -200,11 +206,10 @@ class TTTServer:
         try:
             socket.bind(f"tcp://{host}:{self.settings.port or '*'}")
         except zmq.ZMQError as error:
-            socket.close()
             raise ConfigError(
                 f"cannot listen on {host}:{self.settings.port}: {error}", "choose another --port"
             ) from None
-        self.address = socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")
+        self.address = cast("bytes", socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
         return socket
 
     async def _receive(self) -> None:
@@ -396,7 +401,8 @@ class TTTServer:
 
     def _send(self, route: tuple[bytes, ...], message: dict[str, Any]) -> None:
         """Never blocks: a peer that reads nothing loses its reply, not everybody else theirs."""
-        sent = self._socket.send_multipart([*route, m.encode(message)], zmq.DONTWAIT)
+        frames = [*route, m.encode(message)]
+        sent = cast("asyncio.Future[Any]", self._socket.send_multipart(frames, zmq.DONTWAIT))
         sent.add_done_callback(lambda done: done.exception())
 
     # deadlines, cancelling, beats, shutdown -----------------------------------------------------
@@ -429,14 +435,12 @@ class TTTServer:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.settings.beat_s)
-            ahead = 0
-            for ticket in self._tickets.values():
+            for ahead, ticket in enumerate(self._tickets.values()):
                 body = {
                     "state": ticket.state,
                     "ahead": ahead if ticket.state == "queued" else 0,
                     "elapsed_s": round(time.monotonic() - ticket.since, 3),
                 }
-                ahead += 1
                 for waiter in ticket.waiters:
                     if waiter.envelope and waiter.envelope.progress:
                         self._answer(waiter, "progress", body)

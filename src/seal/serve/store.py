@@ -23,9 +23,7 @@ class Store:
     def __init__(self, path: str | Path = "", policy: str = "", capacity: int = 100_000) -> None:
         self.policy, self.capacity = policy, capacity
         try:
-            self._db = sqlite3.connect(
-                str(path) or ":memory:", isolation_level=None, check_same_thread=False
-            )
+            self._db = sqlite3.connect(str(path) or ":memory:", isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(

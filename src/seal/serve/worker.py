@@ -15,7 +15,7 @@ from seal.records import AdaptJob, AdaptOutcome, JobError
 log = logging.getLogger("seal.serve")
 
 
-class Worker(threading.Thread):
+class Worker:
     """Runs jobs until told to stop; every job that is put comes back as exactly one outcome, or is skipped.
 
     Args:
@@ -34,11 +34,19 @@ class Worker(threading.Thread):
         finished: Callable[[AdaptOutcome], None],
         gather_s: float = 0.01,
     ) -> None:
-        super().__init__(name="seal-engine", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="seal-engine", daemon=True)
         self._inner, self._wanted, self._started, self._finished = inner, wanted, started, finished
         self._gather_s = gather_s
         self._jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
         self._stopping = False
+
+    def start(self) -> None:
+        """Begin to serve passes."""
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Whether jobs are being served."""
+        return self._thread.is_alive()
 
     def put(self, job: AdaptJob) -> None:
         """Queue a job."""
@@ -49,8 +57,7 @@ class Worker(threading.Thread):
         self._stopping = True
         self._jobs.put(None)
 
-    def run(self) -> None:
-        """Serve passes until `stop`."""
+    def _serve(self) -> None:
         while not self._stopping:
             job = self._jobs.get()
             if job is None:
