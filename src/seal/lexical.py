@@ -8,7 +8,7 @@ answer says? In order:
    ordinals ("eleventh" is "11th"), a few abbreviations, and inflection ("Catholic", "Catholicism").
 3. A yes or no must agree. A short answer that negates what the gold answer affirms is wrong, and so is one
    that offers a choice ("1720 or 1850") where the gold answer does not.
-4. Numbers decide: every gold number must be said, rounded as in the gold answer. Of a full date the year
+4. Numbers decide: every gold number must be said; measures may be rounded. Of a full date the year
    is enough when the question does not ask for the day and the answer names no month; a year inside a gold
    decade is right.
 5. Recall: two thirds of the gold answer's weight must be said, in any order. A word weighs 1, a number 2, a
@@ -37,6 +37,9 @@ GIVEN_AWAY = 0.3
 """Weight of a gold word that stands in the question."""
 SAME_PREFIX = 0.65
 """Two words are inflections of one when they share this part of the longer one, and 4 letters."""
+
+ROUNDING = 0.005
+"""Numbers that measure rather than count are the same within this share."""
 
 _WORD = re.compile(r"\w+")
 _UNITS = _WORD.findall(
@@ -161,15 +164,16 @@ def _says_number(gold: str, said: Iterable[str]) -> bool:
         return any(w == gold or (_YEAR.fullmatch(w) and w.startswith(decade[1])) for w in said)
     if not _DECIMAL.fullmatch(gold) or _YEAR.fullmatch(gold):
         return gold in said
-    return any(_rounds_to(w, gold) for w in said if _DECIMAL.fullmatch(w))
+    return any(_same_number(w, gold) for w in said if _DECIMAL.fullmatch(w))
 
 
-def _rounds_to(word: str, gold: str) -> bool:
-    """Whether `word` is `gold` when rounded to the digits that `gold` gives (at least two of them)."""
+def _same_number(word: str, gold: str) -> bool:
+    """Equal, or the same measure rounded: within half a percent, for fractions and from a million on."""
     if word == gold:
         return True
-    digits = gold.replace(".", "").strip("0")
-    return len(digits) >= 2 and float(f"{float(word):.{len(digits) - 1}e}") == float(gold)
+    one, other = float(word), float(gold)
+    measure = min(one, other) >= 1e6 or not (one.is_integer() and other.is_integer())
+    return measure and abs(one - other) <= ROUNDING * other
 
 
 def _says(gold: str, said: tuple[str, ...]) -> bool:
