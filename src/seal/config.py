@@ -112,7 +112,9 @@ def _put(settings: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
 def _explain(error: Any, origins: Mapping[KeyPath, str]) -> str:
     """One line for one of pydantic's errors: where, which setting, what is wrong, what was given."""
     loc: KeyPath = error["loc"]
-    at = next((loc[:i] for i in range(len(loc), 0, -1) if loc[:i] in origins), None)
+    above = (loc[:i] for i in range(len(loc), 0, -1) if loc[:i] in origins)
+    below = (key for key in origins if key[: len(loc)] == loc)
+    at = next(above, None) or next(below, None)
     where = f"{origins[at]}: " if at is not None else ""
     name = ".".join(map(str, loc))
     if error["type"] == "extra_forbidden":

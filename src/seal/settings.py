@@ -22,11 +22,11 @@ from pydantic import (
 )
 
 from seal import yaml_lines
+from seal.plugins import is_import_path
 from seal.records import LoRARecipe, Sampling
 
 DOMAINS = ("knowledge_incorporation", "few_shot_learning")
 REWARDS = ("binary", "accuracy_gain", "best_of_k", "log_likelihood")
-_IMPORT_PATH = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
 
@@ -37,13 +37,13 @@ def _no_bool(value: Any) -> Any:
 
 
 def _import_path(value: str) -> str:
-    if not _IMPORT_PATH.match(value):
+    if not is_import_path(value):
         raise ValueError("must be an import path like `package.module:Class`")
     return value
 
 
 def _known_or_import_path(value: str, known: tuple[str, ...]) -> str:
-    if value in known or _IMPORT_PATH.match(value):
+    if value in known or is_import_path(value):
         return value
     raise ValueError(f"must be {', '.join(known)} or an import path `package.module:Class`")
 
@@ -104,8 +104,9 @@ class DataConfig(Section):
     """At most this many held-out tasks (passages); None: all."""
     prompt_type: Name = "implications"
     """Kind of self-edit to ask for: a built-in template or a name from `prompt_templates`."""
-    prompt_templates: dict[str, str] = {}
-    """Prompt templates of your own, by name; `{title}` and `{context}` are filled in."""
+    prompt_templates: dict[str, str | dict[Literal["base", "chat"], str]] = {}
+    """Prompt templates of your own, by name: a text, or one for base and one for chat models; `{title}` and
+    `{context}` are filled in."""
     split_newlines: bool = True
     """Whether every line of a completion is a training sequence of its own."""
     include_passage: bool = True

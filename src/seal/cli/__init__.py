@@ -28,6 +28,10 @@ _FIRST = ("train", "resume", "report", "watch", "doctor", "init", "presets")  # 
 _DEBUG = "--debug, with any command, shows the full traceback of an error."
 
 
+class Interrupted(Exception):
+    """Ctrl-C, with a line that says how to go on."""
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "seal") -> int:
     """Run one command; return the exit code. Errors become one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -35,8 +39,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "seal") -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         return _dispatch(arguments, prog)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except (KeyboardInterrupt, Interrupted) as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `seal presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -86,6 +91,8 @@ def _run(verb: str, arguments: list[str], prog: str) -> int:
     except usage_error as error:  # an unknown option, a missing argument
         text = _message(error)
         return _fail(f"{text.rstrip('.')}. See `{prog} {verb} --help`", 2)
+    if code == 130:  # typer's silent answer to Ctrl-C
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 
@@ -128,5 +135,5 @@ def _explain(error: Exception, prog: str) -> int:
 def _fail(text: str, code: int) -> int:
     from seal.track.log import redact
 
-    print(redact(text if code == 130 else f"error: {text}"), file=sys.stderr)
+    print(redact(f"error: {text}"), file=sys.stderr)
     return code

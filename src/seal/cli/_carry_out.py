@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sys
 
-import typer
-
+from seal.cli import Interrupted
 from seal.track import log
 from seal.track.run import Run
 
@@ -20,7 +18,6 @@ def carry_out(run: Run, log_level: str) -> None:
 
         summary = SEALFramework(run.config, run=run).run()
     except KeyboardInterrupt:
-        print(f"interrupted; seal resume {run.path} continues", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise Interrupted(f"interrupted; seal resume {run.path} continues") from None
     print(summary)
     print(f"results: {run.path}")

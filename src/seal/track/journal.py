@@ -56,6 +56,8 @@ class Journal:
         """What was repaired on opening; empty when nothing was."""
         self._guard = threading.Lock()
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+        if not self.path.parent.is_dir():
+            raise RunError(f"{self.path.parent}: no such folder", "give the folder of a run")
         try:
             self._lock.acquire()
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -160,7 +162,10 @@ class Journal:
                 rest = rest[os.write(self._file, rest) :]
             os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            try:
+                os.ftruncate(self._file, self._size)
+            except OSError:
+                self.close()  # nothing may follow a torn line; the next opening sets it aside
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             cause = "the disk is full" if full else f"cannot be written: {error.strerror}"
             fix = "free some space" if full else "check the disk"

@@ -1,0 +1,182 @@
+"""What a run would do and what it would cost, without loading a model's weights or downloading anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seal.data.loader import DataLoader
+from seal.errors import ModelError
+from seal.records import Task
+from seal.settings import DataConfig, SEALConfig
+
+_CHARS_A_TOKEN = 4
+# Shares of the speed of one large matrix product that training and decoding small batches reach.
+_TRAIN_SHARE, _DECODE_SHARE = 0.3, 0.05
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much there is to do. Lengths that the model chooses are counted at their limit."""
+
+    edits: int
+    adapters: int
+    write_tokens: int
+    train_tokens: int
+    answer_tokens: int
+
+
+def describe(config: SEALConfig) -> str:
+    """Resolved settings, then tasks, self-edits, adapters, tokens and rough time. Raises `DataError`."""
+    lines = ["# resolved settings", config.to_yaml(), "# what would be done"]
+    if config.domain == "knowledge_incorporation":
+        train, val = (load_tasks(config.data_config, split) for split in ("train", "val"))
+        val = val[: config.evaluation.n_tasks] if config.evaluation.enabled else []
+        questions = sum(len(task.target) for task in (*train, *val))
+        lines.append(f"tasks        {len(train)} to train on, {len(val)} held out, {questions} questions")
+    else:
+        train = val = []
+    count, parameters, note = _model(config.model_name)
+    work = measure(config, train, val, count)
+    rounds = f"{config.max_outer_iterations} × {config.tasks_per_iteration} tasks"
+    lines += [
+        f"rounds       {rounds} × {config.samples_per_iteration} self-edits × {config.repeats} trainings",
+        f"self-edits   {work.edits:,}",
+        f"adapters     {work.adapters:,}",
+    ]
+    if train:
+        written, trained = f"{work.write_tokens:,} written", f"{work.train_tokens:,} trained on"
+        tokens = f"at most {written}, {trained}, {work.answer_tokens:,} answered"
+        lines += [f"tokens       {tokens}", f"time         {_time(work, parameters, config) or note}"]
+    return "\n".join(lines)
+
+
+def load_tasks(data: DataConfig, split: str) -> list[Task]:
+    """The `train` or `val` tasks that the settings name."""
+    source, limit = data.loader or data.path or data.dataset_name, data.max_samples
+    if split == "val":
+        limit = data.max_val_samples
+    if data.val_path:
+        own = bool(data.loader or data.path)
+        source, split = (data.val_path, "all") if split == "val" else (source, "all" if own else "train")
+    return DataLoader(source, split=split, max_samples=limit, unanswerable=data.unanswerable).load_tasks()
+
+
+def measure(
+    config: SEALConfig, train: Sequence[Task], val: Sequence[Task], count: Callable[[str], int]
+) -> Work:
+    """Count the work; passages and questions of `train` at their mean, those of `val` one by one."""
+    longest, answer = config.generation.max_new_tokens, config.evaluation.max_new_tokens
+    edits = config.max_outer_iterations * config.tasks_per_iteration * config.samples_per_iteration
+    adapters = edits * config.repeats
+    passage = _mean([count(str(task.context)) for task in train])
+    asked = _mean([len(task.target) for task in train])
+    with_passage = config.data_config.include_passage
+    train_tokens = adapters * config.inner.epochs * (longest + with_passage * passage)
+    answers = asked * (adapters + config.max_outer_iterations * config.tasks_per_iteration)
+    arms, samples = config.evaluation.arms, config.evaluation.samples
+    edit_arms = sum(arm in arms for arm in ("self_edit", "self_edit_rl")) * samples
+    for task in val:
+        own = count(str(task.context))
+        train_tokens += config.inner.epochs * (
+            ("passage" in arms) * own + edit_arms * (longest + with_passage * own)
+        )
+        answers += len(task.target) * (("base" in arms) + ("passage" in arms) + edit_arms)
+    edits += len(val) * edit_arms
+    adapters += len(val) * (("passage" in arms) + edit_arms)
+    return Work(edits, adapters, edits * longest, round(train_tokens), round(answers * answer))
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _model(name: str) -> tuple[Callable[[str], int], int, str]:
+    """A token counter, the number of parameters (0: unknown), and why it is unknown."""
+    from seal.models import builtin, load
+
+    def by_length(text: str) -> int:
+        return len(text) // _CHARS_A_TOKEN + 1
+
+    try:
+        if name in builtin.NAMES:
+            model, tokenizer, _ = builtin.build(name)
+            return _counter(tokenizer), model.num_parameters(), ""
+        here = name in load.BUILTIN_NAMES or Path(name).expanduser().exists()
+        folder = load.resolve(name) if here else _cached(name)
+    except ModelError as error:
+        return by_length, 0, f"unknown: {error.message}; {error.fix}"
+    if folder is None:
+        return by_length, 0, f"unknown: {name} is not here yet; it is downloaded when the run begins"
+    from transformers import AutoTokenizer
+
+    return _counter(AutoTokenizer.from_pretrained(folder)), _parameters(folder), ""
+
+
+def _counter(tokenizer: Any) -> Callable[[str], int]:
+    return lambda text: len(tokenizer(text)["input_ids"])
+
+
+def _cached(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+    except HFValidationError:
+        raise ModelError(
+            f"there is no model {name!r}", "give a hub id, a folder or a built-in name"
+        ) from None
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _parameters(folder: Path) -> int:
+    """Weights in a checkpoint, from the headers of its safetensors."""
+    from math import prod
+
+    from safetensors import safe_open
+
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="numpy") as tensors:
+            total += sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def _time(work: Work, parameters: int, config: SEALConfig) -> str:
+    if not parameters:
+        return ""
+    speed = _flops(config)
+    # a frozen base: forward and activation gradient, no weight gradient, so 4 FLOPs a weight and token
+    train = 4 * parameters * work.train_tokens / (speed * _TRAIN_SHARE)
+    decode = 2 * parameters * (work.write_tokens + work.answer_tokens) / (speed * _DECODE_SHARE)
+    minutes = (train + decode) / 60
+    shown = (
+        f"{minutes / 60:.1f} hours"
+        if minutes > 90
+        else f"{minutes:.0f} minutes"
+        if minutes >= 1
+        else "a minute"
+    )
+    return f"roughly {shown} on this machine, within a factor of three"
+
+
+def _flops(config: SEALConfig) -> float:
+    """FLOPs a second of a matrix product on the run's device."""
+    import torch
+
+    from seal.models.load import pick_device, pick_dtype
+
+    place = pick_device(config.device)
+    matrix = torch.ones(1024, 1024, device=place, dtype=pick_dtype(config.dtype, place))
+    float((matrix @ matrix)[0, 0])  # warm-up
+    start, rounds = time.perf_counter(), 8
+    for _ in range(rounds):
+        result = matrix @ matrix
+    float(result[0, 0])  # waits for the device
+    return rounds * 2 * 1024**3 / (time.perf_counter() - start)
