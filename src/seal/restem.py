@@ -272,12 +272,14 @@ def train_on_rows(
 
     columns = {"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]}
     model = loaded.model
-    with _as_it_was(model), LoRAWrapper.from_recipe(model, recipe) as adapter:
-        adapter.reset(derive(seed, "sft"))
-        with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch, _as_it_was(model):
+        # Before the adapter: these tell PEFT and transformers whether DeepSpeed is in charge.
+        arguments = _arguments(model, recipe, seed, micro_batch, scratch)
+        with LoRAWrapper.from_recipe(model, recipe) as adapter:
+            adapter.reset(derive(seed, "sft"))
             trainer = SFTTrainer(
                 model=adapter.peft,
-                args=_arguments(model, recipe, seed, micro_batch, scratch),
+                args=arguments,
                 train_dataset=Dataset.from_dict(columns),
                 processing_class=copy.deepcopy(loaded.tokenizer),
             )
@@ -285,12 +287,12 @@ def train_on_rows(
             if progress is not None:
                 trainer.add_callback(_on_step(progress))
             trainer.train()
-        losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-        bad = next((loss for loss in losses if not math.isfinite(loss)), None)
-        if bad is not None:
-            raise ModelError(f"the loss of the M-step became {bad}", "lower sft.learning_rate")
-        factors = adapter.factors()
-        trainer.accelerator.free_memory()
+            factors = adapter.factors()
+            trainer.accelerator.free_memory()
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    bad = next((loss for loss in losses if not math.isfinite(loss)), None)
+    if bad is not None:
+        raise ModelError(f"the loss of the M-step became {bad}", "lower sft.learning_rate")
     return factors, losses
 
 
