@@ -87,6 +87,20 @@ def test_a_file_in_the_way_and_a_folder_that_cannot_be_written(tmp_path: Path, c
         Run.create(unwritable, config)
 
 
+def test_a_run_that_never_began_leaves_nothing_and_one_that_did_stays(
+    tmp_path: Path, config: SEALConfig
+) -> None:
+    run = Run.create(tmp_path / "new", config)
+    log.set_up("INFO", run.logs)
+    assert run.abandon()
+    assert list(tmp_path.iterdir()) == []
+    run = Run.create(tmp_path / "begun", config)
+    run.journal.append("edit", "a", {})
+    assert not run.abandon()
+    with Run.open(tmp_path / "begun") as again:
+        assert len(again.journal.rows()) == 1
+
+
 def test_only_one_process_opens_a_run(tmp_path: Path, config: SEALConfig) -> None:
     with Run.create(tmp_path / "one", config), pytest.raises(RunError, match="another process has this run"):
         Run.open(tmp_path / "one")

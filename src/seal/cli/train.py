@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from seal.errors import ConfigError
+from seal.errors import ConfigError, SealError
 from seal.yaml_lines import scalar
 
 
@@ -53,8 +53,12 @@ def train(
         folder = next_free(folder)  # nobody asked for this very folder: a new run gets a new one
     settings = settings.model_copy(update={"output_dir": str(folder)})
     with Run.create(folder, settings) as run:
-        print(f"run: {run.path}")
-        carry_out(run, settings.log_level)
+        print(f"run: {run.path}", flush=True)
+        try:
+            carry_out(run, settings.log_level)
+        except SealError:
+            run.abandon()  # a mistyped model or an empty data set leaves no folder in the way
+            raise
 
 
 def parse_changes(changes: list[str]) -> dict[str, Any]:

@@ -95,6 +95,20 @@ class Run:
         """Let another process open the run."""
         self.journal.close()
 
+    def abandon(self) -> bool:
+        """Close, and take the folder away again if nothing was ever finished in it. True: it is gone."""
+        started = bool(self.journal.rows()) or any(self.checkpoints.iterdir())
+        self.close()
+        if started:
+            return False
+        shutil.rmtree(self.logs)
+        self.checkpoints.rmdir()
+        for name in ("journal.jsonl", ".journal.jsonl.lock", "environment.json", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+        return True
+
     def __enter__(self) -> Run:
         return self
 
