@@ -13,10 +13,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from seal.arc.recipe import COLOUR_FLAG, FLAGS, STRATEGIES, ArcRecipe, parse_recipe
+from seal.records import Completion, Sampling
 from seal.seeds import derive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: (prompts, continuations) -> summed log-likelihood of every continuation after its prompt, in nats.
 Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -116,6 +120,26 @@ def write_recipes(
             for text, start, seed in zip(texts, starts, seeds, strict=True)
         ]
     return texts
+
+
+class RecipeWriter:
+    """A `Generator` whose completions are always valid recipes; of the sampling only the temperature counts.
+
+    Args:
+        score: the policy's log-likelihoods, such as `LocalGenerator.score`.
+        tokenizer: counts the completions' tokens.
+    """
+
+    def __init__(
+        self, score: Scorer, tokenizer: PreTrainedTokenizerBase, space: RecipeSpace = RecipeSpace()
+    ) -> None:
+        self.score, self.tokenizer, self.space = score, tokenizer, space
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """One recipe a prompt, in order."""
+        texts = write_recipes(prompts, seeds, self.score, self.space, sampling.temperature)
+        counts = [len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        return [Completion(text, count, "stop") for text, count in zip(texts, counts, strict=True)]
 
 
 def _pick(log_likelihoods: Sequence[float], temperature: float, seed: int) -> int:

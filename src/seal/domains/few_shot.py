@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from seal.arc.augment import augmenters
-from seal.arc.grammar import RecipeSpace, Scorer, write_recipes
+from seal.arc.grammar import RecipeSpace, RecipeWriter, Scorer, write_recipes
 from seal.arc.grid import Grid, Pair, cell_accuracy, to_array, to_pair
 from seal.arc.recipe import ArcRecipe, RecipeError, check_steps, parse_recipe
 from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair, parse
@@ -30,6 +30,8 @@ from seal.self_edit import chat_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from seal.inner.protocol import Generator
 
 #: The paper's inner loop on ARC (appendix A.2); learning rate and epochs come from the self-edit.
 PAPER_LORA = LoRARecipe(
@@ -88,7 +90,9 @@ class FewShotLearning(BaseDomain):
         batch_size: rows a step, for the limit of 375 steps.
         reward: "solved" (the specification's) or "cells", the better attempt's cell accuracy.
         prompt_cells: cells of demonstrations shown to the policy; further ones are left out.
-        space: recipes that constrained generation chooses from; its fields may be given as a mapping.
+        constrained: a policy that can score texts chooses from `space` field by field; if not, or if it
+            cannot, it writes free text.
+        space: the recipes to choose from; its fields may be given as a mapping.
         seed: seed of colour and order permutations.
     """
 
@@ -108,6 +112,7 @@ class FewShotLearning(BaseDomain):
         batch_size: int = 2,
         reward: Literal["solved", "cells"] = "solved",
         prompt_cells: int = 1500,
+        constrained: bool = True,
         space: RecipeSpace | dict[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
@@ -127,7 +132,7 @@ class FewShotLearning(BaseDomain):
         self.cap, self.max_row_tokens, self.batch_size = cap, max_row_tokens, batch_size
         self.demonstration_loss, self.shared_translation = demonstration_loss, shared_translation
         self.prompt_cells, self.seed = prompt_cells, seed
-        self.space = _space(space)
+        self.constrained, self.space = constrained, _space(space)
         self._codec: tuple[Any, Codec] | None = None
 
     def codec(self, tokenizer: PreTrainedTokenizerBase) -> Codec:
@@ -155,6 +160,11 @@ class FewShotLearning(BaseDomain):
         text = self.create_self_edit_prompt(task.context)
         templated = bool(getattr(tokenizer, "chat_template", None)) and self.chat is not False
         return chat_prompt(tokenizer, text) if templated else text
+
+    def writer(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
+        """The generator that self-edits are drawn from: constrained where `generator` can score texts."""
+        score = getattr(generator, "score", None)
+        return RecipeWriter(score, tokenizer, self.space) if self.constrained and score else generator
 
     def generate_edits(
         self,
