@@ -14,7 +14,10 @@ from seal.arc.submission import submission, write_submission
 from seal.arc.tasks import EMBEDDED, find_task, load_arc, to_task
 from seal.errors import DataError
 
-RECORD = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}], "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}
+RECORD = {
+    "train": [{"input": [[1, 2]], "output": [[2, 1]]}],
+    "test": [{"input": [[3, 4]], "output": [[4, 3]]}],
+}
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def test_a_right_answer_to_every_view_is_voted_for(pairs: list[Pair], query: Arr
 def test_views_start_plain_and_show_only_what_is_given(pairs: list[Pair], query: Array) -> None:
     views = prediction_views(pairs, query, leave=(0, 1))
     assert len(distinct(views)) == len(views)
-    assert views[0].inverse == "" and np.array_equal(views[0].query, query)
+    assert views[0].inverse == ""
+    assert np.array_equal(views[0].query, query)
     shown = {pair.key() for pair in pairs}
     for view in views:
         back = aug.named(view.inverse)
@@ -129,7 +130,8 @@ def test_the_order_does_not_depend_on_the_hash_seed() -> None:
         ).stdout
         for seed in ("1", "2")
     }
-    assert len(outputs) == 1 and next(iter(outputs)).startswith("250 ")
+    assert len(outputs) == 1
+    assert next(iter(outputs)).startswith("250 ")
 
 
 A, B, C = ((1,),), ((2,),), ((3,),)
@@ -141,7 +143,10 @@ def test_counted_votes_let_the_plain_view_break_ties() -> None:
     assert attempts([Vote(A), Vote(B), Vote(B, "Flip(0)"), Vote(C, "Flip(1)")]) == (B, A)
     assert attempts([Vote(A)] * 3) == (A, A)
     # Six answers through one view beat three through three: the official scheme says the opposite.
-    assert attempts([Vote(B, "Flip(0)")] * 6 + [Vote(A), Vote(A, "Flip(1)"), Vote(A, "Transpose()")]) == (B, A)
+    assert attempts([Vote(B, "Flip(0)")] * 6 + [Vote(A), Vote(A, "Flip(1)"), Vote(A, "Transpose()")]) == (
+        B,
+        A,
+    )
 
 
 def test_product_of_experts_ranks_by_mean_log_likelihood() -> None:
