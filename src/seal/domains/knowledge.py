@@ -202,7 +202,7 @@ def rows_from_text(
     Raises:
         DataError: nothing is left to train on behind the substring.
     """
-    ids = list(tokenizer(text)["input_ids"])
+    ids = list(tokenizer(text, verbose=False)["input_ids"])
     if append_eos and tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
     at = text.find(end_mask_substring) if end_mask_substring else -1
