@@ -1,0 +1,134 @@
+"""The generated data set: passages with their completions, in the official file format.
+
+A JSON list of `{"title", "context", "questions": [{"question", "answer"}], "completions": [str], "prompt"}`,
+and beside it `<name>.meta` with the model, paths, sampling and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seal.errors import DataError
+from seal.records import Question
+from seal.seeds import derive
+from seal.track.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """One passage, its questions, and the self-edits written for it."""
+
+    title: str
+    context: str
+    questions: tuple[Question, ...]
+    completions: tuple[str, ...]
+    prompt: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The official record."""
+        return {
+            "title": self.title,
+            "context": self.context,
+            "questions": [{"question": q.question, "answer": q.answer} for q in self.questions],
+            "completions": list(self.completions),
+            "prompt": self.prompt,
+        }
+
+
+def read_articles(path: Path, n: int | None = None, k: int | None = None) -> list[Article]:
+    """The first `n` articles of a generated data set with their first `k` completions (None: all).
+
+    Raises:
+        DataError: the file cannot be read, a record is malformed, or holds fewer than was asked for.
+    """
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
+        raise DataError(f"{path} is no list of passages", "make one with: seal make-data")
+    if n is not None and len(records) < n:
+        raise DataError(
+            f"{path} holds {len(records)} passages, {n} were asked for", "make more, or ask for less"
+        )
+    articles = [_article(record, f"{path}, record {i}") for i, record in enumerate(records[:n])]
+    if k is None:
+        return articles
+    for article in articles:
+        if len(article.completions) < k:
+            raise DataError(
+                f"{path}: {article.title!r} has {len(article.completions)} completions, {k} were asked for",
+                "make more with: seal make-data",
+            )
+    return [Article(a.title, a.context, a.questions, a.completions[:k], a.prompt) for a in articles]
+
+
+def _article(record: Any, where: str) -> Article:
+    try:
+        title, context = record["title"], record["context"]
+        questions = tuple(Question(q["question"], q["answer"], title) for q in record["questions"])
+        completions, prompt = record.get("completions", []), record.get("prompt", "")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{where}: missing or malformed {error}", "see the official format") from None
+    texts = [title, context, prompt, *completions, *(t for q in questions for t in (q.question, q.answer))]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}: a text is no text")
+    return Article(title, context, questions, tuple(completions), prompt)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises `DataError` with line and column."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}:{error.colno}: {error.msg}", "mend the JSON") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"{path} cannot be read: {why}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file exists whole or not at all. Raises `DataError`."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(
+            f"{path} cannot be written: {error.strerror}", "check the folder and the disk"
+        ) from None
+
+
+def open_journal(out: Path) -> Journal:
+    """The journal of the unfinished (or finished) work that ends up in `out`.
+
+    Raises:
+        DataError: `out` is there, but nobody's unfinished work: it is not overwritten.
+        RunError: another process is at it.
+    """
+    path = out.with_name(out.name + ".journal.jsonl")
+    if out.exists() and not path.exists():
+        raise DataError(f"{out} exists already", "choose another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out.parent} cannot be made: {error.strerror}", "choose another --out") from None
+    return Journal(path)
+
+
+def interval(values: list[float], seed: int = 0, draws: int = 4_000) -> list[float] | None:
+    """Bootstrap 95 % interval of the mean of `values`, resampled whole; None for fewer than two."""
+    import numpy as np
+
+    if len(values) < 2:
+        return None
+    drawn = np.random.default_rng(derive(seed, "bootstrap")).choice(values, (draws, len(values)))
+    low, high = np.quantile(drawn.mean(axis=1), (0.025, 0.975))
+    return [round(float(low), 4), round(float(high), 4)]

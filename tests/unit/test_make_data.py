@@ -1,0 +1,223 @@
+"""Generated data: official format, resumable, from the local engine or an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seal.errors import ConfigError, DataError, GenerationError, RunError
+from seal.inner.loop import LocalGenerator
+from seal.recipes.articles import read_articles
+from seal.recipes.make_data import DataSettings, check_counts, make_data
+from seal.records import Completion, Sampling, Task
+from seal.serve.openai_generator import OpenAIGenerator
+
+SAMPLING = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=8)
+
+
+def prompt_of(task: Task) -> str:
+    return f"{task.title}: {task.context}"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    records = [
+        {
+            "title": f"T{i}",
+            "context": f"passage {i}",
+            "questions": [{"question": f"q{i}?", "answer": f"a{i}"}],
+        }
+        for i in range(6)
+    ]
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.fixture
+def settings(dataset: Path, tmp_path: Path) -> DataSettings:
+    return DataSettings(str(dataset), tmp_path / "out" / "d.json", "m", 1, 4, 3, SAMPLING, batch=2)
+
+
+class Echo:
+    """Writes prompt and seed; fails after `left` completions, as a killed or unreachable server would."""
+
+    def __init__(self, left: int = 10**9) -> None:
+        self.left, self.asked = left, 0
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        if self.left < len(prompts):
+            raise GenerationError("the server is gone")
+        self.left -= len(prompts)
+        self.asked += len(prompts)
+        return [Completion(f" {p} / {s} \n", 3, "stop") for p, s in zip(prompts, seeds, strict=True)]
+
+
+def test_the_format_is_the_official_one(settings: DataSettings, shared: Path) -> None:
+    out = make_data(settings, Echo(), prompt_of)
+    official = json.loads((shared / "data/official/iter1_train.json").read_text())
+    mine = json.loads(out.read_text())
+    assert [record.keys() for record in mine] == [official[0].keys()] * 4
+    assert mine[0]["questions"][0].keys() == official[0]["questions"][0].keys()
+    meta = json.loads((shared / "data/official/iter1_train.json.meta").read_text())
+    ours = json.loads(Path(f"{out}.meta").read_text())
+    assert set(meta) <= set(ours)
+    assert (ours["n"], ours["k"], ours["temperature"], ours["top_p"]) == (4, 3, 1.0, 0.95)
+    articles = read_articles(shared / "data/official/iter1_train.json", 50, 5)
+    assert sum(len(a.completions) for a in articles) == 250
+
+
+def test_the_subset_is_the_official_shuffle(settings: DataSettings) -> None:
+    import random
+
+    order = [f"T{i}" for i in range(6)]
+    random.Random(42).shuffle(order)
+    assert [a.title for a in read_articles(make_data(settings, Echo(), prompt_of))] == order[1:5]
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(settings: DataSettings, tmp_path: Path) -> None:
+    whole = make_data(replace(settings, out=tmp_path / "whole.json"), Echo(), prompt_of)
+    with pytest.raises(GenerationError):
+        make_data(settings, Echo(left=7), prompt_of)
+    assert not settings.out.exists()
+    again = Echo()
+    assert make_data(settings, again, prompt_of).read_bytes() == whole.read_bytes()
+    assert again.asked == 12 - 6
+    assert make_data(settings, Echo(left=0), prompt_of) == settings.out
+
+
+def test_other_settings_do_not_mix_with_unfinished_work(settings: DataSettings) -> None:
+    with pytest.raises(GenerationError):
+        make_data(settings, Echo(left=3), prompt_of)
+    with pytest.raises(RunError, match="other data"):
+        make_data(replace(settings, seed=1), Echo(), prompt_of)
+
+
+def test_an_existing_file_is_not_overwritten(settings: DataSettings) -> None:
+    settings.out.parent.mkdir()
+    settings.out.write_text("mine")
+    with pytest.raises(DataError, match="exists already"):
+        make_data(settings, Echo(), prompt_of)
+    assert settings.out.read_text() == "mine"
+
+
+def test_counts_are_checked(settings: DataSettings) -> None:
+    out = make_data(settings, Echo(), prompt_of)
+    check_counts(out, 4, 3)
+    records = json.loads(out.read_text())
+    records[2]["completions"].pop()
+    out.write_text(json.dumps(records))
+    for n, k in ((4, 3), (5, 3)):
+        with pytest.raises(DataError, match="expected"):
+            check_counts(out, n, k)
+    with pytest.raises(DataError, match="3 were asked for"):
+        read_articles(out, 4, 3)
+    with pytest.raises(DataError, match="choose start"):
+        make_data(replace(settings, start=4, out=out.with_name("x.json")), Echo(), prompt_of)
+
+
+def test_an_empty_prompt_asks_for_nothing(settings: DataSettings) -> None:
+    echo = Echo()
+    articles = read_articles(make_data(settings, echo, lambda task: ""))
+    assert echo.asked == 0
+    assert {a.completions for a in articles} == {("", "", "")}
+
+
+def test_the_local_engine_writes_the_same_again(settings: DataSettings, tiny: Any, tmp_path: Path) -> None:
+    first = make_data(settings, LocalGenerator(tiny()), prompt_of)
+    second = make_data(replace(settings, out=tmp_path / "b.json", batch=5), LocalGenerator(tiny()), prompt_of)
+    assert first.read_bytes() == second.read_bytes()
+    assert len({c for a in read_articles(first) for c in a.completions}) == 12
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[dict[str, Any]], list[int]]]:
+    """An OpenAI-compatible server on loopback; `failures` are the statuses it answers with first."""
+    seen: list[dict[str, Any]] = []
+    failures: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            seen.append({"path": self.path, "auth": self.headers["authorization"], **body})
+            status = failures.pop() if failures else 200
+            choice: dict[str, Any] = {
+                "index": 0,
+                "finish_reason": "length" if body["max_tokens"] == 1 else "stop",
+            }
+            if "messages" in body:
+                choice["message"] = {"role": "assistant", "content": f"to {body['messages'][0]['content']}"}
+            else:
+                choice["text"] = f"on from {body['prompt']}"
+            usage = {"completion_tokens": 2, "prompt_tokens": 1, "total_tokens": 3}
+            answer = {
+                "id": "1",
+                "object": "x",
+                "created": 0,
+                "model": "m",
+                "choices": [choice],
+                "usage": usage,
+            }
+            raw = json.dumps(answer if status == 200 else {"error": {"message": "no"}}).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_: object) -> None: ...
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}/v1", seen, failures
+    http.shutdown()
+    http.server_close()
+    thread.join(10)
+
+
+def test_an_openai_compatible_server(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, seen, failures = server
+    monkeypatch.setenv("SOME_KEY", "sesame")
+    failures += [503, 429]
+    chat = OpenAIGenerator("m", url, "chat", "SOME_KEY", concurrency=1, backoff=0.01)
+    assert chat.generate(["a", "b"], SAMPLING, [1, 2**40]) == [
+        Completion("to a", 2, "stop"),
+        Completion("to b", 2, "stop"),
+    ]
+    assert [s["path"] for s in seen] == ["/v1/chat/completions"] * 4
+    assert {s["auth"] for s in seen} == {"Bearer sesame"}
+    assert [s["seed"] for s in seen[2:]] == [1, 2**40 % 2**31]
+    plain = OpenAIGenerator("m", url, "completions", backoff=0.01)
+    (done,) = plain.generate(["c"], replace(SAMPLING, max_new_tokens=1, stop=("\n",)), [3])
+    assert done == Completion("on from c", 2, "length")
+    assert (seen[-1]["stop"], seen[-1]["top_p"], seen[-1]["temperature"]) == (["\n"], 0.95, 1.0)
+
+
+def test_a_server_that_stays_away_is_an_error_without_the_key(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, seen, failures = server
+    monkeypatch.setenv("SOME_KEY", "sesame")
+    failures += [500] * 9
+    generator = OpenAIGenerator("m", url, "chat", "SOME_KEY", attempts=3, backoff=0.001)
+    with pytest.raises(GenerationError, match="InternalServerError, status 500") as caught:
+        generator.generate(["a"], SAMPLING, [1])
+    assert "sesame" not in str(caught.value)
+    assert len(seen) == 3
+    failures[:] = [401]
+    with pytest.raises(GenerationError, match="status 401"):
+        generator.generate(["a"], SAMPLING, [1])
+    assert len(seen) == 4
+    monkeypatch.delenv("SOME_KEY")
+    with pytest.raises(ConfigError, match="SOME_KEY"):
+        OpenAIGenerator("m", url, "chat", "SOME_KEY")
+    with pytest.raises(ConfigError, match="http"):
+        OpenAIGenerator("m", "localhost:8000")
