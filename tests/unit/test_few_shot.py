@@ -1,0 +1,288 @@
+"""The few-shot domain: rows, probes and scores by hand computation, then through the real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seal.arc.augment import named
+from seal.arc.grammar import RecipeSpace, RecipeWriter
+from seal.arc.grid import to_array
+from seal.arc.recipe import ArcRecipe, parse_recipe
+from seal.arc.serialise import encode
+from seal.arc.synthetic import synthetic_tasks
+from seal.arc.tasks import find_task, to_task
+from seal.domains.base import InvalidEdit
+from seal.domains.few_shot import PAPER_LORA, FewShotLearning
+from seal.errors import ConfigError, DataError
+from seal.inner.loop import LocalGenerator, LocalInnerLoop
+from seal.records import AdaptJob, Answer, LoRARecipe, Probe, Task
+
+TASK = find_task("6150a2bd")  # two demonstrations, one test; the rule is a half turn
+EDIT = ArcRecipe(False, False, False, False, "train_using_output_tokens", 1e-3, 2, colour=False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: Callable[..., Any]) -> Any:
+    return tiny("llama").tokenizer
+
+
+def answers(domain: FewShotLearning, task: Task, tokenizer: Any, texts: list[str]) -> list[Answer]:
+    probes = domain.probes(task, tokenizer)
+    assert len(texts) == len(probes)
+    return [Answer(probe.id, text) for probe, text in zip(probes, texts, strict=True)]
+
+
+def right_texts(domain: FewShotLearning, task: Task) -> list[str]:
+    """What a perfect model says to each view."""
+    texts = []
+    for views, (_, gold) in zip(domain._views(task), task.target, strict=True):
+        for view in views:
+            seen = named(named(view.inverse).inverse).apply(to_array(gold))
+            texts.append(encode(seen.tolist()) + "#")
+    return texts
+
+
+def test_the_prompt_shows_the_demonstrations_and_no_test(tiny: Callable[..., Any]) -> None:
+    domain = FewShotLearning()
+    text = domain.create_self_edit_prompt(TASK.context)
+    assert "338\n370\n500=005\n073\n833#" in text
+    assert encode(TASK.target[0][0]) not in text
+    assert encode(TASK.target[0][1]) not in text
+    chat = tiny("qwen2").tokenizer
+    message = [{"role": "user", "content": text}]
+    framed = chat.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    assert domain.prompt_for(TASK, chat) == framed
+    assert FewShotLearning(chat=False).prompt_for(TASK, chat) == text
+
+
+def test_a_long_task_is_shown_in_part() -> None:
+    short = FewShotLearning(prompt_cells=20).create_self_edit_prompt(TASK.context)
+    assert "338\n370\n500=" in short
+    assert "552\n100\n000=" not in short
+
+
+def test_rows_without_augmentation_are_the_leave_out_tasks(tokenizer: Any) -> None:
+    rows = FewShotLearning().training_rows(TASK, EDIT.to_json(), tokenizer)
+    texts = [tokenizer.decode(row.ids) for row in rows]
+    first, second = "338\n370\n500=005\n073\n833#", "552\n100\n000=000\n001\n255#"
+    assert texts == [second + first, first + second, first, second]
+    answer = "005\n073\n833#"
+    assert tokenizer.decode([rows[0].ids[i] for i in rows[0].labelled()]) == answer
+    everything = replace(EDIT, strategy="train_using_all_tokens")
+    whole = FewShotLearning().training_rows(TASK, everything.to_json(), tokenizer)
+    assert whole[0].labelled() == list(range(1, len(whole[0].ids)))
+
+
+def test_demonstration_loss_counts_every_output_but_the_first(tokenizer: Any) -> None:
+    task = synthetic_tasks(1, families=["mirror"])[0].task
+    row = FewShotLearning(demonstration_loss=True).training_rows(task, EDIT.to_json(), tokenizer)[0]
+    assert tokenizer.decode([row.ids[i] for i in row.labelled()]).count("#") == 2
+
+
+@pytest.mark.parametrize("task", ["6150a2bd", "44f52bb0"])
+def test_no_row_and_no_prompt_shows_a_test_output(task: str, tokenizer: Any) -> None:
+    """A test output of colours that occur nowhere else must not occur in any row or prompt."""
+    known = find_task(task)
+    marked = replace(known, target=tuple((given, ((1, 9, 9, 1), (9, 1, 1, 9))) for given, _ in known.target))
+    domain = FewShotLearning(leave=(0, 1))
+    everything = replace(EDIT, basic=True, size=True, chain=True, repeat=True, epochs=1)
+    shown = [
+        tokenizer.decode(row.ids) for row in domain.training_rows(marked, everything.to_json(), tokenizer)
+    ]
+    shown += [tokenizer.decode(probe.ids) for probe in domain.probes(marked, tokenizer)]
+    for name in ("", "Transpose()", "Flip(0)", "Flip(1)", "Rotate(90)", "Rotate(180)", "Rotate(270)"):
+        secret = encode(named(name).apply(to_array(marked.target[0][1])).tolist())
+        assert not any(secret in text for text in shown)
+    unmarked = domain.probes(known, tokenizer)
+    assert [p.ids for p in unmarked] == [p.ids for p in domain.probes(marked, tokenizer)]
+    assert [p.sampling for p in unmarked] == [p.sampling for p in domain.probes(marked, tokenizer)]
+
+
+def test_the_recipe_takes_rate_and_epochs_from_the_edit_and_the_rest_from_the_base() -> None:
+    chosen = FewShotLearning().recipe(EDIT.to_json(), PAPER_LORA)
+    assert chosen == replace(PAPER_LORA, learning_rate=1e-3, epochs=2)
+    assert (PAPER_LORA.rank, PAPER_LORA.alpha, PAPER_LORA.batch_size) == (128, 16, 2)
+
+
+@pytest.mark.parametrize(
+    ("completion", "says"),
+    [
+        ("I would rotate it.", "no JSON recipe"),
+        (EDIT.to_json().replace("0.001", "-1"), "learning_rate is -1"),
+        (replace(EDIT, epochs=188).to_json(), "188 epochs of 4 rows are 376 steps"),
+    ],
+)
+def test_invalid_edits_say_why(completion: str, says: str, tokenizer: Any) -> None:
+    with pytest.raises(InvalidEdit, match=says):
+        FewShotLearning().training_rows(TASK, completion, tokenizer)
+
+
+def test_187_epochs_of_4_rows_are_allowed_and_too_long_rows_are_left_out(tokenizer: Any) -> None:
+    assert len(FewShotLearning().training_rows(TASK, replace(EDIT, epochs=187).to_json(), tokenizer)) == 4
+    length = len("338\n370\n500=005\n073\n833#")
+    short = FewShotLearning(max_row_tokens=length + 1)
+    assert [len(r.ids) for r in short.training_rows(TASK, EDIT.to_json(), tokenizer)] == [length] * 2
+    with pytest.raises(InvalidEdit, match=f"no training row is below {length} tokens"):
+        FewShotLearning(max_row_tokens=length).training_rows(TASK, EDIT.to_json(), tokenizer)
+
+
+def test_probes_are_greedy_views_with_room_for_the_answer(tokenizer: Any) -> None:
+    probes = FewShotLearning().probes(TASK, tokenizer)
+    assert len({p.ids for p in probes}) == len(probes) == 7  # plain, five transforms, one other order
+    assert tokenizer.decode(probes[0].reference) == "004\n086\n536#"
+    assert not any(p.reference for p in probes[1:])
+    for probe in probes:
+        assert probe.sampling.temperature == 0
+        assert probe.sampling.stop == ("#",)
+        assert probe.sampling.max_new_tokens >= len("004\n086\n536#")
+    assert len(FewShotLearning(max_views=3).probes(TASK, tokenizer)) == 3
+
+
+def test_a_perfect_model_scores_1(tokenizer: Any) -> None:
+    domain = FewShotLearning()
+    done = domain.score(TASK, answers(domain, TASK, tokenizer, right_texts(domain, TASK)))
+    assert (done.score, done.n, done.correct) == (1.0, 1, (True,))
+    assert done.details["agreement"] == done.details["cell_accuracy"] == done.details["valid"] == 1
+    assert done.details["tests"][0]["attempts"] == [[list(row) for row in TASK.target[0][1]]] * 2
+    assert domain.compute_reward(done, TASK) == 1.0
+
+
+def test_the_second_attempt_counts_and_cells_are_the_better_attempt_s(tokenizer: Any) -> None:
+    domain = FewShotLearning()
+    texts = right_texts(domain, TASK)
+    wrong = "004\n086\n530#"
+    texts[0] = wrong  # the plain view errs by one cell
+    texts[-1] = wrong  # so does the reordered one
+    done = domain.score(TASK, answers(domain, TASK, tokenizer, [*texts[:1], *["?"] * 5, texts[-1]]))
+    assert done.score == 0
+    assert done.details["cell_accuracy"] == pytest.approx(8 / 9)
+    assert done.details["valid"] == pytest.approx(2 / 7)
+    assert FewShotLearning(reward="cells").compute_reward(done, TASK) == pytest.approx(8 / 9)
+    second = domain.score(TASK, answers(domain, TASK, tokenizer, [texts[0], texts[1], *["?"] * 4, wrong]))
+    assert second.score == 1
+    assert second.details["tests"][0]["attempts"][0] != [list(row) for row in TASK.target[0][1]]
+
+
+def test_every_test_must_be_solved(tokenizer: Any) -> None:
+    task, domain = find_task("44f52bb0"), FewShotLearning()
+    views = [len(v) for v in domain._views(task)]
+    texts = right_texts(domain, task)
+    half = domain.score(task, answers(domain, task, tokenizer, [*texts[: views[0]], *["0#"] * views[1]]))
+    assert (half.score, half.correct, half.details["grid_accuracy"]) == (0.0, (True, False), 0.5)
+    assert domain.score(task, answers(domain, task, tokenizer, texts)).score == 1
+
+
+def test_official_and_counted_votes_can_differ(tokenizer: Any) -> None:
+    one = {"train": [{"input": [[1]], "output": [[1]]}] * 2, "test": [{"input": [[2]], "output": [[5]]}]}
+    task = to_task("same", one)
+    counted = FewShotLearning(permutations=0, leave=(0,))
+    probes = counted.probes(task, tokenizer)
+    assert len(probes) == 1  # every transform of 1x1 grids is the plain view
+    for vote in ("simple", "official"):
+        domain = FewShotLearning(permutations=0, vote=vote)  # type: ignore[arg-type]
+        assert domain.score(task, [Answer(probes[0].id, "5#")]).score == 1
+
+
+def test_an_unsolved_test_gives_attempts_and_no_score(tokenizer: Any) -> None:
+    domain = FewShotLearning()
+    texts = right_texts(domain, TASK)
+    unsolved = replace(TASK, target=((TASK.target[0][0], None),))
+    done = domain.score(unsolved, answers(domain, unsolved, tokenizer, texts))
+    assert (done.score, done.n) == (0.0, 0)
+    assert done.details["tests"][0]["attempts"][0] == [list(row) for row in TASK.target[0][1]]
+    assert not any(p.reference for p in domain.probes(unsolved, tokenizer))
+
+
+def test_a_missing_answer_is_an_error(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="0 answers to 7 probes"):
+        FewShotLearning().score(TASK, [])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"serialisation": "x"},
+        {"vote": "x"},
+        {"cap": 0},
+        {"leave": ()},
+        {"space": {"rates": [1]}},
+        {"space": {"epochs": []}},
+        {"space": {"learning_rates": [2.0]}},
+    ],
+)
+def test_bad_settings_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        FewShotLearning(**options)
+
+
+def test_the_space_may_be_a_mapping() -> None:
+    domain = FewShotLearning(space={"learning_rates": [1e-3], "epochs": [1, 2]})
+    assert domain.space == RecipeSpace(learning_rates=(1e-3,), epochs=(1, 2))
+
+
+def test_constrained_edits_come_from_the_policy_s_own_likelihoods(tiny: Callable[..., Any]) -> None:
+    loaded = tiny("llama")
+    generator = LocalGenerator(loaded)
+    domain = FewShotLearning()
+    writer = domain.writer(generator, loaded.tokenizer)
+    assert isinstance(writer, RecipeWriter)
+    texts = domain.generate_edits([TASK] * 4, loaded.tokenizer, generator.score, [1, 2, 3, 4])
+    assert all(parse_recipe(text).to_json() == text for text in texts)
+    assert texts == domain.generate_edits([TASK] * 4, loaded.tokenizer, generator.score, [1, 2, 3, 4])
+    assert FewShotLearning(constrained=False).writer(generator, loaded.tokenizer) is generator
+    (greedy,) = domain.generate_edits([TASK], loaded.tokenizer, generator.score, [1], temperature=0)
+    start = domain.prompt_for(TASK, loaded.tokenizer) + '{"data_generation": {"use_basic_augmentations":'
+    on, off = generator.score([start] * 2, [" true,", " false,"])
+    assert parse_recipe(greedy).basic == (on > off)
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[FewShotLearning, Task]:
+    task = synthetic_tasks(1, families=["colour_swap"], sizes=(2, 2), demonstrations=2, palette=2)[0].task
+    return FewShotLearning(permutations=0, max_views=2), task
+
+
+def test_the_engine_learns_the_rows_and_scores_the_answers(
+    tiny: Callable[..., Any], small: tuple[FewShotLearning, Task]
+) -> None:
+    """Two recipes in one pass: training lowers the loss, no epochs give the baseline."""
+    domain, task = small
+    loaded = tiny("llama")
+    base = LoRARecipe(rank=8, alpha=16.0, batch_size=2, schedule="cosine", warmup_ratio=0.1)
+    edit = replace(EDIT, learning_rate=1e-2, epochs=30).to_json()
+    probes = domain.probes(task, loaded.tokenizer)
+    jobs = [
+        AdaptJob(
+            name, domain.training_rows(task, text, loaded.tokenizer), domain.recipe(text, base), probes, 1
+        )
+        for name, text in (("trained", edit), ("untrained", replace(EDIT, epochs=0).to_json()))
+    ]
+    outcomes = {o.job_id: o for o in LocalInnerLoop(loaded, None).run(jobs)}
+    trained = outcomes["trained"]
+    assert trained.error is None
+    assert trained.losses[-1] < 0.7 * trained.losses[0]
+    assert outcomes["untrained"].adapted == outcomes["untrained"].baseline == trained.baseline
+    before, after = domain.score(task, trained.baseline), domain.score(task, trained.adapted)
+    assert after.details["valid"] > before.details["valid"]  # it has at least learned what a grid looks like
+    assert before.log_likelihood != after.log_likelihood
+
+
+def test_evaluating_one_model_agrees_with_the_engine(
+    tiny: Callable[..., Any], small: tuple[FewShotLearning, Task]
+) -> None:
+    domain, task = small
+    loaded = tiny("qwen2")
+    probes: tuple[Probe, ...] = domain.probes(task, loaded.tokenizer)
+    job = AdaptJob("j", (), LoRARecipe(), probes, 0)
+    (outcome,) = LocalInnerLoop(loaded, None).run([job])
+    batched = domain.score(task, outcome.baseline)
+    alone = domain.evaluate(loaded.model, loaded.tokenizer, task)
+    assert alone.details == batched.details
+    assert np.isclose(alone.log_likelihood or 0, batched.log_likelihood or 1, atol=1e-4)
+    with pytest.raises(DataError, match="evaluate was given"):
+        domain.evaluate(loaded.model, loaded.tokenizer, "task")
