@@ -1,0 +1,126 @@
+"""The SFT program: from `build-sft` lines to a checkpoint, in one process and in two."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from seal.cli import main
+from seal.models.load import load_model
+from seal.recipes.train_sft import SFTJob, read_pairs
+from seal.restem import ReSTEMOptimizer
+
+pytestmark = pytest.mark.slow
+
+SMALL = ["--rank", "4", "--alpha", "8", "--batch-size", "4", "--epochs", "3", "--learning-rate", "1e-2"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "sft.jsonl"
+    lines = [{"prompt": f"Write about {n}:\n", "completion": f"- {n} is number {n * n}."} for n in range(4)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=240, env=environment
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_model(str(folder), "cpu", "float32").model.state_dict())
+
+
+def test_one_process_is_the_m_step(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--model", "tiny-random-qwen2", "--device", "cpu", "--seed", "3"]
+    assert main(["train-sft", str(data), *base, "--output-dir", str(tmp_path / "out"), *SMALL]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == str(tmp_path / "out")
+    assert "step 3 of 3" in printed.err
+
+    job = SFTJob(str(data), "", "", rank=4, alpha=8, batch_size=4, epochs=3, learning_rate=1e-2)
+    loaded = load_model("tiny-random-qwen2", "cpu")
+    update = ReSTEMOptimizer(job.recipe()).update(loaded, read_pairs(data), tmp_path / "same", seed=3)
+    told = json.loads((tmp_path / "out/training.json").read_text())
+    assert told["version"] == update.version == load_model(str(tmp_path / "out")).version
+    assert told["losses"] == list(update.losses)
+    assert (told["n"], told["base"], told["processes"]) == (4, loaded.version, 1)
+
+
+def test_two_processes_give_what_one_gives(data: Path, tmp_path: Path) -> None:
+    """All four pairs are in every step, so only the sharing of the work differs."""
+    base = ["--model", "tiny-random-llama", "--device", "cpu", *SMALL]
+    one = run("seal.recipes.train_sft", "--data", str(data), *base, "--output-dir", str(tmp_path / "one"))
+    assert one.returncode == 0, one.stderr
+    arguments = [str(data), *base, "--output-dir", str(tmp_path / "two"), "--processes", "2"]
+    assert main(["train-sft", *arguments]) == 0
+    told = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
+    assert [t["processes"] for t in told] == [1, 2]
+    assert told[1]["losses"] == pytest.approx(told[0]["losses"], abs=1e-5)
+    start = dict(load_model("tiny-random-llama", "cpu").model.state_dict())
+    alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
+    moved = sum((alone[name] - start[name]).norm() for name in start)
+    apart = sum((alone[name] - together[name]).norm() for name in start)
+    assert moved > 1
+    assert apart < 1e-3 * moved
+
+
+def test_every_field_of_a_job_is_an_option_with_the_same_default() -> None:
+    from seal.cli.train_sft import train_sft
+
+    options = inspect.signature(train_sft).parameters
+    for field in fields(SFTJob):
+        default = options[field.name].default
+        assert default is inspect.Parameter.empty or default == field.default, field.name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--rank", "0"], "rank is 0"),
+        (["--learning-rate", "nan"], "learning-rate is nan"),
+        (["--schedule", "steps"], "schedule is steps"),
+        (["--targets", "c_attn"], "'c_attn' names no linear layer"),
+        (["--model", "no/such"], "no/such"),
+        (["--zero3", "--device", "cpu"], "DeepSpeed"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
+) -> None:
+    out = str(tmp_path / "out")
+    given = ["--model", "tiny-random-llama", "--device", "cpu", "--output-dir", out, *change]
+    assert main(["train-sft", str(data), *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_data_and_an_existing_folder_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", "tiny-random-llama", "--output-dir"]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("mine")
+    assert main(["train-sft", str(data), *given, str(tmp_path / "full")]) == 2
+    assert "full exists and is not empty" in capsys.readouterr().err
+    for text, message in [
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": 1}\n', "sft.jsonl, line 2: no"),
+        ('{"prompt": "a", "completion": "b"}\n\nnot json\n', "sft.jsonl, line 3:"),
+        ("\n", "there is nothing to train on"),
+    ]:
+        data.write_text(text)
+        assert main(["train-sft", str(data), *given, str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
