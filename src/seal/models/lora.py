@@ -199,7 +199,7 @@ class LoRAWrapper:
         for row in rows:
             if row.labelled():
                 loss = row_loss(self.peft, row)
-                (loss / n_labelled).backward()  # type: ignore[no-untyped-call]
+                (loss / n_labelled).backward()  # type: ignore[no-untyped-call, unused-ignore]
                 total += loss.item()
         mean = total / max(1, n_labelled)
         if not math.isfinite(mean):
