@@ -224,3 +224,117 @@ class Reward:
     parts: dict[str, float] = field(default_factory=dict)
     kept: bool = False
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one ReST-EM round works on. Journal kind `plan`, key `{iteration}`."""
+
+    iteration: int
+    task_ids: tuple[str, ...]
+    policy: str
+    """Version of the policy that writes in this round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One task measured without training. Journal kind `baseline`, key `{policy}/{task_id}`."""
+
+    task_id: str
+    policy: str
+    performance: Performance
+    answers: tuple[Answer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One training of one self-edit, measured. Journal kind `trial`, key `{edit_id}/r{repeat}`.
+
+    Training rounds and evaluation arms use the same record; `arm` is `train` in a round.
+    """
+
+    edit_id: str
+    task_id: str
+    repeat: int
+    arm: str
+    iteration: int
+    policy: str
+    before: Performance
+    after: Performance | None
+    """None: the edit could not be applied; `problem` says why."""
+    outcome: AdaptOutcome
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EditResult:
+    """What one self-edit earned in a round. Journal kind `result`, key `{edit_id}`."""
+
+    edit_id: str
+    task_id: str
+    iteration: int
+    before: float
+    after: float
+    """Mean score over the repeats; equals `before` where the edit could not be applied."""
+    repeats: tuple[float, ...]
+    """Reward of every repeat."""
+    reward: Reward
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUpdate:
+    """The M-step of one round. Journal kind `update`, key `{iteration}`."""
+
+    iteration: int
+    policy: str
+    """Version of the policy after the round; the same as before when nothing was kept."""
+    checkpoint: str
+    """Folder of the new policy inside the run folder; empty without an update."""
+    updated: bool
+    kept: int
+    of: int
+    tied_tasks: tuple[str, ...]
+    losses: tuple[float, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """One held-out task in one arm: correct answers (or score) of `n`, averaged over samples."""
+
+    task_id: str
+    score: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArmScore:
+    """One arm of the held-out comparison. Journal kind `arm`, key `{arm}`.
+
+    `mean` weighs every question the same; the intervals are 95 % bootstrap intervals over tasks, `gain`
+    is paired with the base arm.
+    """
+
+    arm: str
+    policy: str
+    tasks: tuple[TaskScore, ...]
+    n: int
+    """Questions (or test grids)."""
+    mean: float
+    low: float
+    high: float
+    gain: float
+    gain_low: float
+    gain_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Wall time of one phase in this process. Journal kind `phase`, key `{name}/{iteration}`."""
+
+    name: Literal["baseline", "write", "adapt", "update", "evaluate"]
+    iteration: int
+    """Round, from 0; -1 for the evaluation before and -2 for the one after the rounds."""
+    seconds: float
+    tokens: int
