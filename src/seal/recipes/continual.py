@@ -1,0 +1,400 @@
+"""Continual self-edits: K passages in sequence, each learned and merged before the next (paper, section 5).
+
+After every edit the model answers the questions of all passages seen so far; row 0 is the unedited model.
+Beside the official procedure there are ways to forget less, all on the same sequences and seeds:
+
+- `replay`: an edit also trains on sequences of earlier edits of its chain;
+- `gate`: before merging, the adapter is scaled down until earlier edits' own sequences lose at most
+  `tolerance` nats a token on average; where no scale does, it is rejected. No question is looked at;
+- `replay+gate`: both.
+
+Difference from the official script: the self-edits of a passage are drawn from seeds that depend on the
+passage and its place, and every answer is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from seal.data.loader import load_tasks
+from seal.errors import AdaptError, ConfigError, DataError
+from seal.recipes.articles import interval, open_journal, write_json
+from seal.recipes.make_data import SAMPLING
+from seal.recipes.query import lora_params
+from seal.records import AdaptJob, AdaptOutcome, Probe, Sampling, Task, TrainRow
+from seal.seeds import derive
+from seal.self_edit import training_sequences
+from seal.serve import messages as m
+from seal.serve.requests import Requests, reply_from_outcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seal.inner.protocol import Generator, InnerLoop
+    from seal.models.load import LoadedModel
+    from seal.track.journal import Journal
+
+log = logging.getLogger("seal.continual")
+
+METHODS = ("official", "replay", "gate", "replay+gate")
+SCALES = (1.0, 0.75, 0.5, 0.25)
+"""What the gate tries, in order; none of them: the edit is rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContinualSettings:
+    """How long the chains are, how many, and what is compared."""
+
+    dataset: str
+    out: Path
+    edits: int = 8
+    """K: passages learned one after another."""
+    sequences: int = 8
+    """S: chains, each with its own passages and order."""
+    methods: tuple[str, ...] = ("official",)
+    split_newlines: bool = True
+    recipe: m.TTTRequest = field(default_factory=m.TTTRequest)
+    sampling: Sampling = SAMPLING
+    replay: int = 16
+    """Sequences of earlier edits that an edit trains on again, drawn evenly."""
+    tolerance: float = 0.1
+    """Nats a token that earlier edits' sequences may lose on average to one edit, for the gate."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What works on the model: rebuilt from `loaded` after every merge.
+
+    `prompt_of` gives the prompt for a passage; an empty one means that the passage alone is trained on.
+    """
+
+    inner_of: Callable[[LoadedModel], InnerLoop]
+    generator_of: Callable[[LoadedModel], Generator]
+    prompt_of: Callable[[Task], str]
+
+
+def continual(settings: ContinualSettings, loaded: LoadedModel, tools: Tools) -> dict[str, Any]:
+    """Run what is missing of every chain, write `settings.out` and return it.
+
+    `loaded`'s weights are edited in place and put back.
+
+    Raises:
+        ConfigError: an unknown method.
+        DataError: too few passages.
+        AdaptError: an edit or an evaluation failed.
+    """
+    unknown = set(settings.methods) - set(METHODS)
+    if unknown or not settings.methods:
+        raise ConfigError(f"unknown method {sorted(unknown)}", f"choose among {', '.join(METHODS)}")
+    chains = _chains(settings, load_tasks(settings.dataset))
+    with open_journal(settings.out) as journal:
+        journal.append("settings", "continual", _identity(settings, chains, loaded.version))
+        for s, tasks in enumerate(chains):
+            for method in settings.methods:
+                if journal.get("chain", f"{method}/{s}") is None:
+                    log.info("%s: sequence %d of %d", method, s + 1, len(chains))
+                    chain = _Chain(settings, method, s, tasks, loaded, tools)
+                    journal.append("chain", f"{method}/{s}", chain.run())
+        result = _result(settings, journal, loaded)
+    write_json(settings.out, result)
+    return result
+
+
+def _chains(settings: ContinualSettings, tasks: Sequence[Task]) -> list[list[Task]]:
+    """The passages of every sequence: a draw without repetition, in an order of its own."""
+    if settings.edits < 1 or settings.sequences < 1:
+        raise DataError(
+            f"{settings.sequences} sequences of {settings.edits} edits", "ask for at least 1 of each"
+        )
+    if len(tasks) < settings.edits:
+        raise DataError(f"{len(tasks)} passages for {settings.edits} edits", "ask for fewer edits")
+    return [
+        random.Random(derive(settings.seed, "chain", s)).sample(list(tasks), settings.edits)
+        for s in range(settings.sequences)
+    ]
+
+
+class _Chain:
+    """One sequence under one method."""
+
+    def __init__(
+        self,
+        settings: ContinualSettings,
+        method: str,
+        number: int,
+        tasks: Sequence[Task],
+        loaded: LoadedModel,
+        tools: Tools,
+    ) -> None:
+        self.settings, self.method, self.number = settings, method, number
+        self.tasks, self.loaded, self.tools = tasks, loaded, tools
+        self.requests = Requests(loaded)
+        self.learned: list[list[TrainRow]] = []
+        """Own training rows of every edit so far."""
+
+    def run(self) -> dict[str, Any]:
+        """Accuracies (rows: edits so far, 0 first), the self-edits, and what the gate did."""
+        edits: list[dict[str, Any]] = []
+        with _restored(self.loaded):
+            rows = [self._accuracies(self.tasks)]
+            for k in range(len(self.tasks)):
+                edits.append(self._edit(k))
+                rows.append(self._accuracies(self.tasks[: k + 1]))
+        return {"tasks": [task.id for task in self.tasks], "accuracy": rows, "edits": edits}
+
+    def _accuracies(self, tasks: Sequence[Task]) -> list[float]:
+        jobs = [self.requests.job(self._request(task, []), task.id, 0) for task in tasks]
+        outcomes = {o.job_id: o for o in self.tools.inner_of(self.loaded).run(jobs)}
+        return [reply_from_outcome(outcomes[task.id]).baseline_accuracy for task in tasks]
+
+    def _request(self, task: Task, texts: list[str]) -> m.TTTRequest:
+        questions = [
+            m.EvalQuestion(title=task.title, question=q.question, answer=q.answer) for q in task.target
+        ]
+        update = {"train_sequences": texts, "eval_questions": questions}
+        return self.settings.recipe.model_copy(update=update)
+
+    def _edit(self, k: int) -> dict[str, Any]:
+        """Write the self-edit of passage k with the model as it is now, train on it, merge."""
+        task = self.tasks[k]
+        seed = derive(self.settings.seed, "continual", self.number, k, task.id)
+        completion = self._complete(task, seed)
+        texts = training_sequences(completion, task.title, task.context, self.settings.split_newlines)
+        job = self.requests.job(self._request(task, texts), f"edit {k}", seed)
+        own = list(job.rows)
+        if "replay" in self.method:
+            job = AdaptJob(job.id, (*own, *self._replayed(seed)), job.recipe, (), seed)
+        scale = self._train_and_merge(job)
+        self.learned.append(own)
+        return {"completion": completion, "scale": scale, "rows": len(job.rows), "own_rows": len(own)}
+
+    def _complete(self, task: Task, seed: int) -> str:
+        prompt = self.tools.prompt_of(task)
+        if not prompt:
+            return ""
+        generator = self.tools.generator_of(self.loaded)
+        (completion,) = generator.generate([prompt], self.settings.sampling, [seed])
+        return completion.text.strip()
+
+    def _replayed(self, seed: int) -> list[TrainRow]:
+        earlier = [row for rows in self.learned for row in rows]
+        return random.Random(derive(seed, "replay")).sample(earlier, min(self.settings.replay, len(earlier)))
+
+    def _train_and_merge(self, job: AdaptJob) -> float:
+        """Returns the scale at which the adapter was merged; 0: rejected."""
+        with tempfile.TemporaryDirectory(prefix="seal-continual-") as folder:
+            target = Path(folder) / "adapter"
+            probe_free = AdaptJob(job.id, job.rows, job.recipe, (), job.seed, str(target))
+            (outcome,) = self.tools.inner_of(self.loaded).run([probe_free])
+            if outcome.error is not None:
+                raise AdaptError(f"{self.method}, sequence {self.number}, {job.id}: {outcome.error.message}")
+            factors = _read_factors(self.loaded, target)
+        scale = self._admitted(factors) if "gate" in self.method and self.learned else 1.0
+        if scale:
+            _fold(self.loaded, factors, scale)
+        return scale
+
+    def _admitted(self, factors: _Factors) -> float:
+        """The largest scale at which earlier edits' sequences lose at most `tolerance`; 0: none does."""
+        before = self._loss_of_learned()
+        for scale in SCALES:
+            with _restored(self.loaded, list(factors)):
+                _fold(self.loaded, factors, scale)
+                cost = self._loss_of_learned() - before
+            log.debug("scale %g costs %.4f nats a token", scale, cost)
+            if cost <= self.settings.tolerance:
+                return scale
+        return 0.0
+
+    def _loss_of_learned(self) -> float:
+        """Mean negative log-likelihood (nats a token) of all earlier edits' own rows."""
+        rows = [row for rows in self.learned for row in rows if len(row.ids) > 1]
+        one = Sampling(temperature=0.0, max_new_tokens=1)
+        probes = tuple(Probe(f"r{i}", row.ids[:1], one, row.ids[1:]) for i, row in enumerate(rows))
+        job = AdaptJob("cost", (), self.settings.recipe.recipe(), probes, 0)
+        (outcome,) = self.tools.inner_of(self.loaded).run([job])
+        return _mean_loss(outcome)
+
+
+def _mean_loss(outcome: AdaptOutcome) -> float:
+    if outcome.error is not None:
+        raise AdaptError(f"the cost of an edit could not be measured: {outcome.error.message}")
+    total = sum(answer.log_likelihood or 0.0 for answer in outcome.baseline)
+    return -total / max(1, sum(answer.reference_tokens for answer in outcome.baseline))
+
+
+_Factors = dict[str, "tuple[Tensor, Tensor, float]"]
+"""By layer: A (rank, in), B (out, rank), alpha / rank."""
+
+
+def _read_factors(loaded: LoadedModel, folder: Path) -> _Factors:
+    from seal.inner.adapter_files import load_adapter
+    from seal.inner.multi_lora import Runtime
+
+    adapter = load_adapter(Runtime.of(loaded.model), folder)
+    scale = adapter.recipe.alpha / adapter.recipe.rank
+    return {name: (a.detach(), b.detach(), scale) for name, (a, b) in adapter.factors.items()}
+
+
+def _fold(loaded: LoadedModel, factors: _Factors, scale: float) -> None:
+    """Add scale · (alpha / rank) · B·A to the weights, in place."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.no_grad():
+        for name, (a, b, own) in factors.items():
+            layer: Any = loaded.model.get_submodule(name)
+            delta = (b.float() @ a.float()) * (own * scale)  # (out, in)
+            delta = delta.T if isinstance(layer, Conv1D) else delta
+            layer.weight.copy_((layer.weight.float() + delta).to(layer.weight.dtype))
+
+
+@contextmanager
+def _restored(loaded: LoadedModel, layers: Sequence[str] | None = None) -> Iterator[None]:
+    """Put the weights of the linear layers (or of `layers`) back afterwards, bit for bit."""
+    import torch
+
+    from seal.models.lora import linear_modules
+
+    names = list(linear_modules(loaded.model)) if layers is None else layers
+    weights: list[Any] = [loaded.model.get_submodule(name).weight for name in names]
+    before = [weight.detach().cpu().clone() for weight in weights]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)
+
+
+def _result(settings: ContinualSettings, journal: Journal, loaded: LoadedModel) -> dict[str, Any]:
+    """The official fields for the first method; every method under `methods`, and the table."""
+    by_method = {
+        method: [_chain_data(journal, method, s) for s in range(settings.sequences)]
+        for method in settings.methods
+    }
+    matrices = {method: _matrices([c["accuracy"] for c in chains]) for method, chains in by_method.items()}
+    mean, std = matrices[settings.methods[0]]
+    return {
+        "mean_over_sequences": mean,
+        "std_over_sequences": std,
+        "n_sequences": settings.sequences,
+        "n_datapoints": settings.edits,
+        "dataset": settings.dataset,
+        "base_model": loaded.source,
+        "seed": settings.seed,
+        "lora_params": lora_params(settings.recipe),
+        "methods": {
+            method: {
+                "mean_over_sequences": matrices[method][0],
+                "std_over_sequences": matrices[method][1],
+                "summary": _summary([c["accuracy"] for c in chains], settings.seed),
+                "scales": [[edit["scale"] for edit in c["edits"]] for c in chains],
+            }
+            for method, chains in by_method.items()
+        },
+    }
+
+
+def _chain_data(journal: Journal, method: str, s: int) -> dict[str, Any]:
+    data = journal.get("chain", f"{method}/{s}")
+    assert data is not None, "the chain was run just before"
+    return data
+
+
+def _matrices(chains: Sequence[list[list[float]]]) -> tuple[list[list[float]], list[list[float]]]:
+    """(K+1) x K means and sample standard deviations over sequences; what was not asked is 0."""
+    width = len(chains[0][0])
+    mean = [[0.0] * width for _ in range(width + 1)]
+    std = [[0.0] * width for _ in range(width + 1)]
+    for i, row in enumerate(chains[0]):
+        for j in range(len(row)):
+            values = [chain[i][j] for chain in chains]
+            mean[i][j] = fmean(values)
+            std[i][j] = stdev(values) if len(values) > 1 else 0.0
+    return mean, std
+
+
+def _summary(chains: Sequence[list[list[float]]], seed: int) -> dict[str, dict[str, Any]]:
+    """What is gained and retained, each the mean over sequences with its 95 % bootstrap interval.
+
+    `unedited`: accuracy of the unedited model; `learned`: on a passage right after its edit; `retained`: on
+    all passages after the last edit; `gained`: learned - unedited; `kept`: retained - unedited;
+    `forgotten`: learned - retained.
+    """
+    parts: dict[str, list[float]] = {"unedited": [], "learned": [], "retained": []}
+    for rows in chains:
+        parts["unedited"].append(fmean(rows[0]))
+        parts["learned"].append(fmean(rows[k + 1][k] for k in range(len(rows[0]))))
+        parts["retained"].append(fmean(rows[-1]))
+    for name, plus, minus in (
+        ("gained", "learned", "unedited"),
+        ("kept", "retained", "unedited"),
+        ("forgotten", "learned", "retained"),
+    ):
+        parts[name] = [a - b for a, b in zip(parts[plus], parts[minus], strict=True)]
+    return {
+        name: {"mean": round(fmean(values), 4), "interval": interval(values, seed)}
+        for name, values in parts.items()
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The methods side by side, as Markdown, in percent."""
+    columns = ("unedited", "learned", "retained", "gained", "forgotten")
+    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for method, data in result["methods"].items():
+        cells = []
+        for name in columns:
+            part = data["summary"][name]
+            bounds = part["interval"]
+            spread = f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else ""
+            cells.append(f"{100 * part['mean']:.1f}{spread}")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def heat_map(result: dict[str, Any], path: Path) -> Path:
+    """Draw the mean matrices of all methods into `path` (PNG or SVG)."""
+    from matplotlib.figure import Figure
+
+    methods = result["methods"]
+    k = result["n_datapoints"]
+    figure = Figure(figsize=(1.2 + 0.62 * k * len(methods), 1.6 + 0.5 * k), layout="constrained")
+    axes = figure.subplots(1, len(methods), squeeze=False)[0]
+    highest = max(0.01, *(v for d in methods.values() for row in d["mean_over_sequences"] for v in row))
+    for axis, (method, data) in zip(axes, methods.items(), strict=True):
+        matrix = [
+            [value if i == 0 or j < i else float("nan") for j, value in enumerate(row)]
+            for i, row in enumerate(data["mean_over_sequences"])
+        ]
+        image = axis.imshow(matrix, vmin=0, vmax=highest, cmap="viridis", aspect="auto")
+        for i, row in enumerate(matrix):
+            for j, value in enumerate(row):
+                if value == value:
+                    color = "white" if value < 0.6 * highest else "black"
+                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=color, fontsize=8)
+        axis.set_title(method)
+        axis.set_xlabel("passage")
+        axis.set_ylabel("edits so far")
+        axis.set_xticks(range(k), [str(j + 1) for j in range(k)])
+        axis.set_yticks(range(k + 1), [str(i) for i in range(k + 1)])
+    figure.colorbar(image, ax=list(axes), label="accuracy")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _identity(settings: ContinualSettings, chains: list[list[Task]], policy: str) -> dict[str, object]:
+    plain = asdict(settings) | {"recipe": settings.recipe.model_dump(mode="json"), "policy": policy}
+    plain["chains"] = [[task.id for task in tasks] for tasks in chains]
+    return {name: value for name, value in plain.items() if name not in ("out", "methods")}
