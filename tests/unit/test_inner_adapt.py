@@ -37,11 +37,13 @@ def job(name: str, n_rows: int, seed: int, **recipe: object) -> AdaptJob:
 
 
 def four_jobs() -> list[AdaptJob]:
+    steady = {"schedule": "constant", "learning_rate": 5e-4}
+    strict = {"weight_decay": 0.1, "max_grad_norm": 0.3}
     return [
         job("a", 3, 1, rank=4, alpha=8, learning_rate=1e-3, epochs=3, schedule="linear"),
         job("b", 5, 2, rank=8, alpha=4, learning_rate=3e-3, epochs=2, schedule="cosine", warmup_ratio=0.2),
-        job("c", 1, 3, rank=2, alpha=16, learning_rate=5e-4, epochs=4, schedule="constant", targets=("attention",)),
-        job("d", 4, 4, rank=16, alpha=16, epochs=2, batch_size=2, accumulation=2, weight_decay=0.1, max_grad_norm=0.3),
+        job("c", 1, 3, rank=2, alpha=16, epochs=4, **steady, targets=("attention",)),
+        job("d", 4, 4, rank=16, alpha=16, epochs=2, batch_size=2, accumulation=2, **strict),
     ]
 
 
@@ -61,7 +63,9 @@ def distance(ours: Trained, reference: LoRAWrapper) -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("dtype", "loss_tolerance", "weight_tolerance"), [("float32", 5e-6, 1e-5), ("bfloat16", 5e-3, 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "loss_tolerance", "weight_tolerance"), [("float32", 5e-6, 1e-5), ("bfloat16", 5e-3, 2e-2)]
+)
 def test_four_different_adapters_equal_sequential_peft(
     family: str, dtype: str, loss_tolerance: float, weight_tolerance: float
 ) -> None:
@@ -70,9 +74,9 @@ def test_four_different_adapters_equal_sequential_peft(
     for j in four_jobs():
         with LoRAWrapper.from_recipe(loaded.model, j.recipe) as reference:
             losses = reference.fit(j.rows, j.recipe, j.seed)
-            relative = dtype == "bfloat16"  # its logits near 7 are 0.03 apart, so the loss is compared in shares
-            kind = {"rel": loss_tolerance} if relative else {"abs": loss_tolerance}
-            assert ours[j.id].losses == pytest.approx(losses, **kind)
+            # Logits near 7 are 0.03 apart in bfloat16, so there the loss is compared in shares.
+            scale = max(losses) if dtype == "bfloat16" else 1.0
+            assert ours[j.id].losses == pytest.approx(losses, abs=loss_tolerance * scale)
             assert distance(ours[j.id], reference) < weight_tolerance
 
 
@@ -116,7 +120,13 @@ recipes = st.builds(
 )
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(mix=st.lists(st.tuples(recipes, st.integers(1, 4)), min_size=2, max_size=5), slots=st.integers(1, 5))
 def test_any_mix_of_recipes_equals_alone(
     llama: LoadedModel, mix: list[tuple[LoRARecipe, int]], slots: int
@@ -131,9 +141,8 @@ def test_a_sequence_never_sees_its_neighbour(llama: LoadedModel) -> None:
     """Change every token of one job; the other job's losses and weights stay the same to the bit."""
     stays = job("stays", 3, 1, epochs=2, rank=4)
     other = job("other", 3, 2, epochs=2, rank=4)
-    changed = AdaptJob(
-        "other", tuple(TrainRow(tuple(255 - i for i in r.ids), r.loss) for r in other.rows), other.recipe, (), 2
-    )
+    flipped = tuple(TrainRow(tuple(255 - i for i in r.ids), r.loss) for r in other.rows)
+    changed = AdaptJob("other", flipped, other.recipe, (), 2)
     first, second = (run(llama, [pair, stays], 2, 512)["stays"] for pair in (other, changed))
     assert first.losses == second.losses
     assert first.adapter is not None
@@ -185,6 +194,6 @@ def test_dropout_masks_have_the_right_rate_and_scale(llama: LoadedModel) -> None
     x = torch.zeros(400, 64)
     mask = _dropout_masks([Segment(adapter, 0, 400, ((0, 200, 7), (200, 400, 8)))], x, "layer")
     assert mask is not None
-    assert set(mask.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert sorted(mask.unique().tolist()) == pytest.approx([0, 4 / 3])
     assert float((mask == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
     assert not torch.equal(mask[:200], mask[200:])
