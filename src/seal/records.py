@@ -140,6 +140,8 @@ class AdaptJob:
     seed: int
     save_to: str = ""
     """Folder to save the adapter in, in PEFT's format; empty: it is not kept."""
+    baseline: bool = True
+    """Whether the outcome carries answers without the adapter too."""
 
 
 class Verdict(StrEnum):
@@ -244,6 +246,8 @@ class Baseline:
     policy: str
     performance: Performance
     answers: tuple[Answer, ...] = ()
+    iteration: int = 0
+    """Round that measured it; later rounds of the same policy use it again."""
 
 
 @dataclass(frozen=True, slots=True)

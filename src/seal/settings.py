@@ -26,7 +26,7 @@ from seal.plugins import is_import_path
 from seal.records import LoRARecipe, Sampling
 
 DOMAINS = ("knowledge_incorporation", "few_shot_learning")
-REWARDS = ("binary", "accuracy_gain", "best_of_k", "log_likelihood")
+REWARDS = ("auto", "binary", "accuracy_gain", "best_of_k", "log_likelihood")
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
 
@@ -267,8 +267,9 @@ class SEALConfig(Section):
     """Longest training sequence, in tokens; the model's own window applies as well."""
     domain: str = "knowledge_incorporation"
     """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""
-    reward: str = "binary"
-    """binary, accuracy_gain, best_of_k, log_likelihood, or an import path `package.module:Class`."""
+    reward: str = "auto"
+    """binary, accuracy_gain, best_of_k, log_likelihood, or an import path `package.module:Class`; auto: binary
+    for the two built-in domains, the domain's own `compute_reward` for a domain of yours."""
     reward_threshold: Annotated[float, BeforeValidator(_no_bool)] = 0.0
     """A reward must be above this to be positive."""
     keep: Literal["positive", "best_of_k"] = "positive"

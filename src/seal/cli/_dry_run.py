@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seal.data.loader import DataLoader
 from seal.errors import ModelError
 from seal.records import Task
-from seal.settings import DataConfig, SEALConfig
+from seal.settings import SEALConfig
+from seal.setup import load_tasks
 
 _CHARS_A_TOKEN = 4
 # Shares of the speed of one large matrix product that training and decoding small batches reach.
@@ -33,7 +33,7 @@ def describe(config: SEALConfig) -> str:
     """Resolved settings, then tasks, self-edits, adapters, tokens and rough time. Raises `DataError`."""
     lines = ["# resolved settings", config.to_yaml(), "# what would be done"]
     if config.domain == "knowledge_incorporation":
-        train, val = (load_tasks(config.data_config, split) for split in ("train", "val"))
+        train, val = (load_tasks(config, split) for split in ("train", "val"))
         val = val[: config.evaluation.n_tasks] if config.evaluation.enabled else []
         questions = sum(len(task.target) for task in (*train, *val))
         lines.append(f"tasks        {len(train)} to train on, {len(val)} held out, {questions} questions")
@@ -52,17 +52,6 @@ def describe(config: SEALConfig) -> str:
         tokens = f"at most {written}, {trained}, {work.answer_tokens:,} answered"
         lines += [f"tokens       {tokens}", f"time         {_time(work, parameters, config) or note}"]
     return "\n".join(lines)
-
-
-def load_tasks(data: DataConfig, split: str) -> list[Task]:
-    """The `train` or `val` tasks that the settings name."""
-    source, limit = data.loader or data.path or data.dataset_name, data.max_samples
-    if split == "val":
-        limit = data.max_val_samples
-    if data.val_path:
-        own = bool(data.loader or data.path)
-        source, split = (data.val_path, "all") if split == "val" else (source, "all" if own else "train")
-    return DataLoader(source, split=split, max_samples=limit, unanswerable=data.unanswerable).load_tasks()
 
 
 def measure(

@@ -67,3 +67,7 @@ class BaseDomain(ABC):
     def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
         """The performance that `answers` (one for every probe, in order) amount to."""
         raise DataError(f"{type(self).__name__} has probes but no score method")
+
+    def reference_edits(self, task: Task) -> dict[str, str]:
+        """Completions to compare self-edits with on held-out tasks, by arm: what needs no policy to write."""
+        return {}

@@ -140,6 +140,10 @@ class KnowledgeIncorporation(BaseDomain):
             probes.append(Probe(f"{task.id}.q{number}", ids, sampling, reference, question))
         return tuple(probes)
 
+    def reference_edits(self, task: Task) -> dict[str, str]:
+        """`passage`: train on the passage alone."""
+        return {"passage": ""}
+
     def question_prompt(self, question: Question, title: str = "", chat: bool = False) -> str:
         """The text that asks `question`; without a title its line is left out."""
         text = self.chat_question if chat else self.base_question

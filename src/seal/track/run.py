@@ -14,13 +14,17 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from seal.errors import ConfigError, RunError
 from seal.settings import SEALConfig
 from seal.track import environment
+from seal.track.codec import decode
 from seal.track.journal import Journal
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +35,8 @@ class Run:
         self.path = path
         self.config = config
         self.journal = journal
+        self.listeners: list[Callable[[str, Any], None]] = []
+        """Called with (kind, record) after every record; progress displays and trackers."""
 
     @property
     def checkpoints(self) -> Path:
@@ -90,6 +96,17 @@ class Run:
         except OSError as error:
             raise _unusable(path, error) from None
         return run
+
+    def record(self, kind: str, key: str, record: Any) -> None:
+        """Write a finished item to the journal; when this returns it is safe. Listeners hear of it."""
+        self.journal.append(kind, key, record)
+        for listener in self.listeners:
+            listener(kind, record)
+
+    def recall(self, cls: type[T], kind: str, key: str) -> T | None:
+        """The finished item, or None if it is still to do."""
+        data = self.journal.get(kind, key)
+        return None if data is None else decode(cls, data)
 
     def close(self) -> None:
         """Let another process open the run."""

@@ -1,0 +1,214 @@
+"""The inner loop and the generator of this process: train many adapters, answer with all, grade."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from seal.errors import AdaptError, GenerationError, SealError
+from seal.inner.adapt import Trained, train
+from seal.inner.adapter_files import save_adapter
+from seal.inner.decode import Decoder, Request, Written
+from seal.inner.multi_lora import Adapter, Runtime
+from seal.models.load import LoadedModel
+from seal.records import (
+    AdaptJob,
+    AdaptOutcome,
+    Answer,
+    Completion,
+    JobError,
+    Probe,
+    Sampling,
+    Timings,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from seal.grading import Grader
+
+
+def default_slots(device: torch.device) -> int:
+    """Adapters trained at once, where the config says `auto`."""
+    return 8 if device.type == "cpu" else 32
+
+
+def default_token_budget(device: torch.device) -> int:
+    """Tokens of one forward and backward pass, where the config says `auto`."""
+    return 512 if device.type == "cpu" else 8192
+
+
+def _decoder(loaded: LoadedModel, runtime: Runtime) -> Decoder:
+    tokenizer = loaded.tokenizer
+    on_cpu = runtime.device.type == "cpu"
+    return Decoder(
+        runtime,
+        lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
+        stop_ids(loaded),
+        max_rows=64 if on_cpu else 256,
+        token_budget=2048 if on_cpu else 16384,
+    )
+
+
+def stop_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Tokens that end a completion: the tokenizer's end of text and the model's own list."""
+    own = getattr(loaded.model.generation_config, "eos_token_id", None)
+    ids = own if isinstance(own, list) else [own]
+    return frozenset(i for i in (*ids, loaded.tokenizer.eos_token_id) if i is not None)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
+    """Tokens of a complete prompt, with a start token where the text does not bring its own."""
+    bos = tokenizer.bos_token
+    special = not (bos and prompt.startswith(str(bos)))
+    return tuple(tokenizer(prompt, add_special_tokens=special)["input_ids"])
+
+
+class LocalInnerLoop:
+    """`InnerLoop` in this process.
+
+    Baselines are computed once per (probe, model) and kept for the life of this object.
+
+    Args:
+        loaded: the policy. Its weights are never written.
+        grader: grades answers to probes that carry a question; None leaves verdicts empty.
+        slots: adapters trained at once; None chooses by device.
+        token_budget: tokens of one training pass; None chooses by device.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        grader: Grader | None,
+        *,
+        slots: int | None = None,
+        token_budget: int | None = None,
+    ) -> None:
+        self.loaded, self.grader = loaded, grader
+        self.runtime = Runtime.of(loaded.model)
+        self.slots = slots or default_slots(self.runtime.device)
+        self.token_budget = token_budget or default_token_budget(self.runtime.device)
+        self._decoder = _decoder(loaded, self.runtime)
+        self._baselines: dict[Probe, Answer] = {}
+
+    def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
+        """Train and answer `jobs`; outcomes come as adapters finish, `slots` at a time."""
+        ready: list[Trained] = []
+        for trained in train(self.runtime, jobs, self.slots, self.token_budget):
+            if trained.error is not None:
+                yield _failed(trained, trained.error)
+                continue
+            ready.append(trained)
+            if len(ready) >= self.slots:
+                yield from self._answer(ready)
+                ready = []
+        yield from self._answer(ready)
+
+    def _answer(self, ready: Sequence[Trained]) -> Iterator[AdaptOutcome]:
+        """Answer every probe of trained jobs, with and without their adapters, in shared batches."""
+        started = time.perf_counter()
+        good: list[Trained] = []
+        for trained in ready:
+            try:
+                for probe in trained.job.probes:
+                    self._decoder.check(_request(probe, trained.adapter))
+                if trained.adapter is not None and trained.job.save_to:
+                    save_adapter(trained.adapter, self.loaded, trained.job.save_to)
+            except SealError as error:
+                yield _failed(trained, error)
+            else:
+                good.append(trained)
+        missing = list(
+            {p: None for t in good for p in t.job.probes if _needs_baseline(t) and p not in self._baselines}
+        )
+        asked: list[tuple[Probe, Adapter | None]] = [(p, None) for p in missing]
+        asked += [(p, t.adapter) for t in good if t.adapter is not None for p in t.job.probes]
+        answers = iter(self._graded([p for p, _ in asked], self._decoder.run([_request(*a) for a in asked])))
+        fresh = dict(zip(missing, answers, strict=False))
+        self._baselines |= {p: a for p, a in fresh.items() if a.verdict is not Verdict.ERROR}
+        seconds = (time.perf_counter() - started) / max(1, len(good))
+        for trained in good:
+            baseline: tuple[Answer, ...] = ()
+            if _needs_baseline(trained):
+                known = [self._baselines.get(p) or fresh[p] for p in trained.job.probes]
+                baseline = tuple(
+                    replace(a, probe_id=p.id) for a, p in zip(known, trained.job.probes, strict=True)
+                )
+            adapted = baseline
+            if trained.adapter is not None:
+                adapted = tuple(next(answers) for _ in trained.job.probes)
+            yield _outcome(trained, baseline, adapted, seconds)
+
+    def _graded(self, probes: Sequence[Probe], written: Sequence[Written]) -> list[Answer]:
+        answers = [
+            Answer(p.id, w.text, len(w.ids), w.finish, w.log_likelihood, len(p.reference))
+            for p, w in zip(probes, written, strict=True)
+        ]
+        graded = [i for i, p in enumerate(probes) if p.question is not None]
+        if self.grader is None or not graded:
+            return answers
+        items = [(q, answers[i].text) for i in graded if (q := probes[i].question) is not None]
+        for i, grade in zip(graded, self.grader.grade(items), strict=True):
+            answers[i] = replace(answers[i], verdict=grade.verdict, note=grade.note)
+        return answers
+
+
+def _needs_baseline(trained: Trained) -> bool:
+    return trained.job.baseline or trained.adapter is None
+
+
+def _request(probe: Probe, adapter: Adapter | None) -> Request:
+    return Request(probe.ids, adapter, probe.sampling, reference=probe.reference)
+
+
+def _failed(trained: Trained, error: SealError) -> AdaptOutcome:
+    return AdaptOutcome(trained.job.id, losses=trained.losses, error=JobError(error.border, str(error)))
+
+
+def _outcome(
+    trained: Trained, baseline: tuple[Answer, ...], adapted: tuple[Answer, ...], seconds: float
+) -> AdaptOutcome:
+    timings = Timings(trained.seconds, seconds, trained.tokens, sum(a.n_tokens for a in adapted))
+    saved = trained.job.save_to if trained.adapter is not None else ""
+    return AdaptOutcome(trained.job.id, baseline, adapted, trained.losses, saved, timings)
+
+
+class LocalGenerator:
+    """`Generator` on the same engine, and log-likelihoods of given continuations."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self._decoder = _decoder(loaded, Runtime.of(loaded.model))
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """One completion a prompt; samples of the same prompt share its prefill. Raises `GenerationError`."""
+        requests = [
+            Request(prompt_ids(self.loaded.tokenizer, prompt), None, sampling, seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return [Completion(w.text, len(w.ids), w.finish) for w in self._run(requests)]
+
+    def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
+        """Summed log-likelihood (nats) of each continuation after its prompt. Raises `GenerationError`."""
+        tokenizer = self.loaded.tokenizer
+        requests = [
+            Request(
+                prompt_ids(tokenizer, prompt),
+                None,
+                Sampling(temperature=0.0, max_new_tokens=0),
+                reference=tuple(tokenizer(text, add_special_tokens=False)["input_ids"]),
+            )
+            for prompt, text in zip(prompts, continuations, strict=True)
+        ]
+        return [w.log_likelihood or 0.0 for w in self._run(requests)]
+
+    def _run(self, requests: list[Request]) -> list[Written]:
+        try:
+            return self._decoder.run(requests)
+        except AdaptError as error:
+            raise GenerationError(error.message, error.fix) from error

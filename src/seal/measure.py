@@ -1,0 +1,212 @@
+"""What a self-edit is worth: train on it, ask the probes, score the answers. Many at once where the domain allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seal.domains.base import BaseDomain, InvalidEdit
+from seal.errors import AdaptError, DataError, GradingError, SealError
+from seal.inner.protocol import InnerLoop
+from seal.models.load import LoadedModel
+from seal.records import (
+    AdaptJob,
+    AdaptOutcome,
+    Baseline,
+    JobError,
+    LoRARecipe,
+    Performance,
+    SelfEdit,
+    Task,
+    TrainRow,
+    Trial,
+)
+from seal.seeds import derive
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSpec:
+    """A trial to run: which edit, which of its repeats, for which arm and round."""
+
+    edit: SelfEdit
+    repeat: int
+    arm: str
+    iteration: int
+
+    @property
+    def key(self) -> str:
+        """Journal key of the trial."""
+        return f"{self.edit.id}/r{self.repeat}"
+
+
+def as_performance(value: Any) -> Performance:
+    """What a domain's `evaluate` returned, as a `Performance`: a number in [0, 1], or a `Performance`.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if isinstance(value, Performance):
+        return value
+    if isinstance(value, int | float):
+        return Performance(score=float(value), n=1)
+    raise DataError(
+        f"evaluate returned {value!r:.60}", "return a number in [0, 1] or a seal.records.Performance"
+    )
+
+
+class Measurer:
+    """Measures one policy on tasks, before and after training on self-edits.
+
+    Args:
+        loaded: the policy.
+        domain: prompts, rows and scores.
+        loop: trains and answers many adapters at once; used when the domain is batched.
+        recipe: the inner loop's recipe, before the self-edit has its say.
+        run_seed: every adapter's seed derives from it, the edit and the repeat.
+        pad_to: count the loss on padding to this many tokens, as the official code does; 0: no padding.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        domain: BaseDomain,
+        loop: InnerLoop,
+        recipe: LoRARecipe,
+        run_seed: int,
+        pad_to: int = 0,
+    ) -> None:
+        self.loaded, self.domain, self.loop = loaded, domain, loop
+        self.recipe, self.run_seed, self.pad_to = recipe, run_seed, pad_to
+
+    def baselines(self, tasks: Sequence[Task]) -> Iterator[Baseline]:
+        """Every task without training, as it is done.
+
+        Raises:
+            GradingError: a task's answers could not be graded; raised after all others were yielded.
+        """
+        if not self.domain.batched:
+            for task in tasks:
+                performance = as_performance(
+                    self.domain.evaluate(self.loaded.model, self.loaded.tokenizer, task)
+                )
+                yield Baseline(task.id, self.loaded.version, performance)
+            return
+        jobs = [AdaptJob(t.id, (), self.recipe, self._probes(t), self.run_seed) for t in tasks]
+        by_id = {task.id: task for task in tasks}
+        ungraded: list[str] = []
+        for outcome in self.loop.run(jobs):
+            _raise(outcome.error)
+            try:
+                performance = self.domain.score(by_id[outcome.job_id], outcome.baseline)
+            except GradingError as error:
+                ungraded.append(str(error))
+            else:
+                yield Baseline(outcome.job_id, self.loaded.version, performance, outcome.baseline)
+        _raise_ungraded(ungraded)
+
+    def trials(
+        self, specs: Sequence[TrialSpec], tasks: Mapping[str, Task], before: Mapping[str, Performance]
+    ) -> Iterator[Trial]:
+        """Every trial, as it is done. An edit that cannot be applied gives a trial with its problem.
+
+        Raises:
+            GradingError: answers could not be graded; raised after all other trials were yielded.
+        """
+        jobs: dict[str, AdaptJob] = {}
+        for spec in specs:
+            task = tasks[spec.edit.task_id]
+            try:
+                jobs[spec.key] = self._job(spec, task)
+            except InvalidEdit as error:
+                failure = AdaptOutcome(spec.key, error=JobError(error.border, str(error)))
+                yield self._trial(spec, before, failure, None, str(error))
+        by_key = {spec.key: spec for spec in specs}
+        ungraded: list[str] = []
+        outcomes = (
+            self.loop.run(jobs.values()) if self.domain.batched else self._one_by_one(jobs, by_key, tasks)
+        )
+        for outcome in outcomes:
+            spec = by_key[outcome.job_id]
+            if outcome.error is not None:
+                if outcome.error.border != AdaptError.border:
+                    _raise(outcome.error)
+                yield self._trial(spec, before, outcome, None, outcome.error.message)
+                continue
+            try:
+                after = self._after(tasks[spec.edit.task_id], outcome)
+            except GradingError as error:
+                ungraded.append(str(error))
+            else:
+                yield self._trial(spec, before, outcome, after)
+        _raise_ungraded(ungraded)
+
+    def _job(self, spec: TrialSpec, task: Task) -> AdaptJob:
+        completion = spec.edit.completion
+        rows = self.domain.training_rows(task, completion, self.loaded.tokenizer)
+        if self.pad_to:
+            rows = tuple(self._padded(row) for row in rows)
+        recipe = self.domain.recipe(completion, self.recipe)
+        probes = self._probes(task) if self.domain.batched else ()
+        seed = derive(self.run_seed, spec.edit.id, spec.repeat)
+        return AdaptJob(spec.key, rows, recipe, probes, seed, baseline=False)
+
+    def _probes(self, task: Task) -> Any:
+        return self.domain.probes(task, self.loaded.tokenizer)
+
+    def _padded(self, row: TrainRow) -> TrainRow:
+        tokenizer = self.loaded.tokenizer
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        return TrainRow(row.ids + (int(pad),) * (self.pad_to - len(row.ids)))
+
+    def _trial(
+        self,
+        spec: TrialSpec,
+        before: Mapping[str, Performance],
+        outcome: AdaptOutcome,
+        after: Performance | None,
+        problem: str = "",
+    ) -> Trial:
+        task_id = spec.edit.task_id
+        return Trial(
+            spec.edit.id, task_id, spec.repeat, spec.arm, spec.iteration, self.loaded.version,
+            before[task_id], after, outcome, problem,
+        )  # fmt: skip
+
+    def _after(self, task: Task, outcome: AdaptOutcome) -> Performance:
+        if self.domain.batched:
+            return self.domain.score(task, outcome.adapted)
+        return self._evaluated[outcome.job_id]
+
+    def _one_by_one(
+        self, jobs: Mapping[str, AdaptJob], specs: Mapping[str, TrialSpec], tasks: Mapping[str, Task]
+    ) -> Iterator[AdaptOutcome]:
+        """The path of a domain with only the three methods of the specification: one PEFT adapter at a time."""
+        from seal.models.lora import LoRAWrapper
+
+        self._evaluated: dict[str, Performance] = {}
+        for key, job in jobs.items():
+            task = tasks[specs[key].edit.task_id]
+            with LoRAWrapper.from_recipe(self.loaded.model, job.recipe) as adapter:
+                try:
+                    losses = adapter.fit(job.rows, job.recipe, job.seed)
+                except AdaptError as error:
+                    yield AdaptOutcome(key, error=JobError(error.border, str(error)))
+                    continue
+                value = self.domain.evaluate(adapter.peft, self.loaded.tokenizer, task)  # type: ignore[arg-type]
+                self._evaluated[key] = as_performance(value)
+            yield AdaptOutcome(key, losses=tuple(losses))
+
+
+def _raise(error: JobError | None) -> None:
+    if error is not None:
+        kinds = {kind.border: kind for kind in SealError.__subclasses__()}
+        raise kinds.get(error.border, SealError)(error.message)
+
+
+def _raise_ungraded(messages: Sequence[str]) -> None:
+    if messages:
+        raise GradingError(
+            f"{len(messages)} items could not be graded: {messages[0]}",
+            "bring the grader back, then seal resume",
+        )

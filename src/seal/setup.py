@@ -1,0 +1,133 @@
+"""From settings to the parts of a run: tasks, domain, grader, reward, engines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from seal.data.loader import DataLoader, tasks_from_loader
+from seal.domains.base import BaseDomain
+from seal.errors import ConfigError
+from seal.grading import Grader, make_grader
+from seal.plugins import build, load_object
+from seal.records import Performance, Task
+from seal.reward import BaseRewardModel, make_reward
+from seal.settings import SEALConfig
+
+if TYPE_CHECKING:
+    from seal.inner.loop import LocalInnerLoop
+    from seal.inner.protocol import Generator
+    from seal.models.load import LoadedModel
+
+
+def load_tasks(config: SEALConfig, split: str) -> list[Task]:
+    """The `train` or `val` tasks that the settings name.
+
+    Raises:
+        DataError: they cannot be read, or there are none.
+    """
+    data = config.data_config
+    limit = data.max_samples if split == "train" else data.max_val_samples
+    if data.loader:
+        tasks = tasks_from_loader(build(load_object(data.loader), split=split, **data.options))
+        return tasks[:limit]
+    if config.domain == "few_shot_learning":
+        from seal.arc.sources import load_split
+
+        return load_split(data, split)[:limit]
+    source = data.path or data.dataset_name
+    if data.val_path:
+        source, split = (
+            (data.val_path, "all") if split == "val" else (source, "all" if data.path else "train")
+        )
+    return DataLoader(source, split=split, max_samples=limit, unanswerable=data.unanswerable).load_tasks()
+
+
+def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
+    """The domain, built-in or the user's own class.
+
+    Raises:
+        ConfigError: it cannot be imported, is no `BaseDomain`, or refuses its options.
+    """
+    data = config.data_config
+    if config.domain == "knowledge_incorporation":
+        from seal.domains.knowledge import KnowledgeIncorporation
+
+        return _built(
+            KnowledgeIncorporation,
+            prompt_type=data.prompt_type,
+            templates=data.prompt_templates or None,
+            split_newlines=data.split_newlines,
+            include_passage=data.include_passage,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            max_length=config.max_length,
+            grader=grader,
+            **data.options,
+        )
+    if config.domain == "few_shot_learning":
+        from seal.arc.sources import domain_options
+        from seal.domains.few_shot import FewShotLearning
+
+        return _built(FewShotLearning, batch_size=config.inner.batch_size, **domain_options(data.options))
+    domain = build(load_object(config.domain), **data.options)
+    if not isinstance(domain, BaseDomain):
+        raise ConfigError(f"{config.domain} is not a domain", "make it a subclass of seal.BaseDomain")
+    return domain
+
+
+def _built(kind: type[BaseDomain], **options: Any) -> BaseDomain:
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ConfigError(f"data_config.options: {error}", "remove the option, or correct its name") from None
+
+
+class DomainReward(BaseRewardModel):
+    """The domain's own `compute_reward`, for domains of the user's."""
+
+    def __init__(self, domain: BaseDomain, threshold: float) -> None:
+        self.domain, self.keep_above = domain, threshold
+
+    def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
+        """What the domain makes of the adapted performance."""
+        return float(self.domain.compute_reward(after, task))
+
+
+def reward_model(config: SEALConfig, domain: BaseDomain) -> BaseRewardModel:
+    """The reward model that the settings name. Raises `ConfigError`."""
+    if config.reward != "auto":
+        return make_reward(config.reward, config.reward_threshold)
+    if config.domain in ("knowledge_incorporation", "few_shot_learning"):
+        return make_reward("binary", config.reward_threshold)
+    return DomainReward(domain, config.reward_threshold)
+
+
+def grader(config: SEALConfig, base: LoadedModel) -> Grader:
+    """The grader that the settings name; `local` asks `base`, the model before any update."""
+    g = config.grader
+    if g.kind == "lexical":
+        return make_grader("lexical")
+    if g.kind == "local":
+        from seal.inner.loop import LocalGenerator
+        from seal.models.load import apply_chat
+
+        return make_grader(
+            "local", generator=LocalGenerator(base), wrap=lambda text: apply_chat(base.tokenizer, text)
+        )
+    return make_grader(
+        "judge",
+        base_url=g.base_url,
+        model=g.model,
+        api_key_env=g.api_key_env,
+        concurrency=g.concurrency,
+        timeout=g.timeout_s,
+        attempts=g.max_attempts,
+    )
+
+
+def engines(config: SEALConfig, policy: LoadedModel, grader: Grader) -> tuple[Generator, LocalInnerLoop]:
+    """The writer of self-edits (local, or the server that the settings name) and the inner loop."""
+    from seal.inner.loop import LocalGenerator, LocalInnerLoop
+
+    slots, budget = (None if v == "auto" else int(v) for v in (config.inner.slots, config.inner.token_budget))
+    loop = LocalInnerLoop(policy, grader, slots=slots, token_budget=budget)
+    return LocalGenerator(policy), loop
