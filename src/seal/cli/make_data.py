@@ -1,0 +1,106 @@
+"""Write k self-edits for every passage of a data set, with a local model or an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from seal.cli import _ttt
+from seal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from seal.inner.protocol import Generator
+    from seal.records import Task
+
+
+def make_data(
+    dataset: Annotated[str, Argument(help="Passages: a SQuAD or SEAL JSON file, a folder, or builtin.")],
+    out: Annotated[Path, Option(help="The JSON file to write; <out>.meta comes beside it.")],
+    prompt: Annotated[
+        str, Option(help="implications, self-qa, rewrite, … (see docs), or none.")
+    ] = "implications",
+    model: Annotated[
+        str | None, Option(help="Local model: hub id, folder, .gguf file, built-in name.")
+    ] = None,
+    base_url: Annotated[
+        str | None, Option(help="OpenAI-compatible server (http://host:port/v1; 'openai': OpenAI's own).")
+    ] = None,
+    server_model: Annotated[str, Option(help="Its name for the model.")] = "",
+    api: Annotated[str, Option(help="chat, or completions for base models.")] = "chat",
+    api_key_env: Annotated[str, Option(help="Variable that holds the key.")] = "",
+    concurrency: Annotated[int, Option(min=1, help="Requests under way at once.")] = 8,
+    start: Annotated[int, Option(min=0, help="First passage of the official shuffle (seed 42).")] = 0,
+    n: Annotated[int | None, Option(min=1, help="Passages; default: all.")] = None,
+    k: Annotated[int, Option(min=1, help="Completions a passage.")] = 5,
+    temperature: Annotated[float, Option(min=0, help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[float, Option(help="Nucleus sampling.")] = 0.95,
+    max_tokens: Annotated[int, Option(min=1, help="Longest completion, in tokens.")] = 8192,
+    seed: _ttt.Seed = 0,
+    batch: Annotated[int, Option(min=1, help="Completions asked for at once.")] = 32,
+    device: _ttt.Device = "auto",
+    dtype: _ttt.Dtype = "auto",
+    log_level: _ttt.LogLevel = "INFO",
+) -> None:
+    """Write the data set in SEAL's own format. The same command goes on where it was interrupted."""
+    if (model is None) == (base_url is None):
+        raise ConfigError("one of --model and --base-url is needed", "name a local model, or a server")
+    if api not in ("chat", "completions"):
+        raise ConfigError(f"--api is {api!r}", "choose chat or completions")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"--top-p is {top_p}", "give a number above 0, at most 1")
+    from seal.recipes.make_data import DataSettings
+    from seal.recipes.make_data import make_data as run
+    from seal.records import Sampling
+
+    with _ttt.interruptible(log_level, "the same command goes on"):
+        generator: Generator
+        if model is not None:
+            generator, prompt_of = _local(model, prompt, device, dtype)
+        else:
+            generator, prompt_of = _remote(
+                base_url or "", server_model, api, api_key_env, concurrency, prompt
+            )
+        settings = DataSettings(
+            dataset=dataset,
+            out=out,
+            model=model or server_model,
+            start=start,
+            n=n,
+            k=k,
+            sampling=Sampling(temperature, top_p, max_tokens),
+            seed=seed,
+            batch=batch,
+        )
+        print(run(settings, generator, prompt_of))
+
+
+def _local(model: str, prompt: str, device: str, dtype: str) -> tuple[Generator, Callable[[Task], str]]:
+    from seal.domains.knowledge import KnowledgeIncorporation
+    from seal.inner.loop import LocalGenerator
+
+    domain = KnowledgeIncorporation(prompt)
+    loaded = _ttt.load(model, device, dtype)
+    return LocalGenerator(loaded), lambda task: domain.prompt_for(task, loaded.tokenizer)
+
+
+def _remote(
+    base_url: str, model: str, api: str, key_env: str, concurrency: int, prompt: str
+) -> tuple[Generator, Callable[[Task], str]]:
+    from seal.domains.knowledge import KnowledgeIncorporation
+    from seal.serve.openai_generator import OpenAIGenerator
+
+    if not model:
+        raise ConfigError("--server-model is missing", "give the server's name for the model")
+    domain = KnowledgeIncorporation(prompt, chat=api == "chat")
+    generator = OpenAIGenerator(
+        model,
+        "" if base_url == "openai" else base_url,
+        "chat" if api == "chat" else "completions",
+        key_env,
+        concurrency=concurrency,
+    )
+    return generator, domain.create_self_edit_prompt

@@ -1,0 +1,129 @@
+"""Run the TTT server: it trains temporary adapters on what clients send and answers their questions."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from seal.cli import _ttt
+from seal.errors import ConfigError
+
+
+def serve(
+    model: Annotated[str | None, Option(help="Hub id, folder, .gguf file or built-in name.")] = None,
+    host: Annotated[str, Option(help="Interface; any but loopback needs --keys and --allow.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: any free port.")] = 5555,
+    endpoint_file: Annotated[
+        Path | None, Option(help="Write the address here once the server listens; removed at the end.")
+    ] = None,
+    store: Annotated[
+        Path | None, Option(help="Keep replies in this file, so that a restarted server repeats no work.")
+    ] = None,
+    adapters: Annotated[Path | None, Option(help="Folder in which clients may have adapters saved.")] = None,
+    keys: Annotated[Path | None, Option(help="The server's key_secret file (CURVE).")] = None,
+    allow: Annotated[
+        Path | None, Option(help="Public keys of clients, one a line, `admin` behind some.")
+    ] = None,
+    make_keys: Annotated[
+        Path | None,
+        Option(metavar="FOLDER/NAME", help="Write a key pair (NAME.key, NAME.key_secret), and end."),
+    ] = None,
+    shutdown_token_file: Annotated[
+        Path | None, Option(help="What a client must send to shut the server down (without CURVE).")
+    ] = None,
+    shutdown: Annotated[bool, Option(help="Whether clients may shut the server down.")] = True,
+    capacity: Annotated[int, Option(min=1, help="Requests under way; one more is answered Busy.")] = 256,
+    slots: Annotated[int | None, Option(min=1, help="Adapters trained at once; default: by device.")] = None,
+    grace: Annotated[float, Option(min=0, help="Seconds that running jobs get at the end.")] = 60.0,
+    max_mb: Annotated[int, Option(min=1, help="Largest message, in MiB.")] = 16,
+    max_sequences: Annotated[int, Option(min=1, help="Training sequences of a request.")] = 20_000,
+    max_tokens: Annotated[int, Option(min=1, help="Training tokens of a request.")] = 2_000_000,
+    max_rank: Annotated[int, Option(min=1, help="LoRA rank of a request.")] = 256,
+    max_epochs: Annotated[int, Option(min=0, help="Epochs of a request.")] = 100,
+    grader: _ttt.GraderKind = "lexical",
+    judge_url: _ttt.JudgeUrl = "",
+    judge_model: _ttt.JudgeModel = "gpt-4.1",
+    judge_key_env: _ttt.JudgeKey = "",
+    seed: _ttt.Seed = 0,
+    device: _ttt.Device = "auto",
+    dtype: _ttt.Dtype = "auto",
+    log_level: _ttt.LogLevel = "INFO",
+) -> None:
+    """Serve until a client's shutdown, Ctrl-C, SIGTERM or SIGUSR1; running jobs are finished first."""
+    from seal.serve.messages import Limits
+    from seal.serve.requests import Requests
+    from seal.serve.security import make_keys as write_keys
+    from seal.serve.security import read_allowed, read_keys
+    from seal.serve.server import ServerSettings, TTTServer
+    from seal.serve.store import Store
+    from seal.track import log
+
+    if make_keys is not None:
+        print(write_keys(make_keys.parent, make_keys.name))
+        return
+    if model is None:
+        raise ConfigError("--model is missing", "name the model to adapt")
+    log.set_up(log_level.upper())
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        capacity=capacity,
+        limits=Limits(
+            bytes=max_mb * 2**20,
+            sequences=max_sequences,
+            questions=max_sequences,
+            tokens=max_tokens,
+            rank=max_rank,
+            epochs=max_epochs,
+        ),
+        seed=seed,
+        grace_s=grace,
+        keys=read_keys(keys) if keys else None,
+        allowed=read_allowed(allow) if allow else {},
+        shutdown_token=_token(shutdown_token_file),
+        allow_shutdown=shutdown,
+        adapters=adapters,
+    )
+    settings.check()
+    judge = _ttt.make_grader(grader, judge_url, judge_model, judge_key_env)
+    loaded = _ttt.load(model, device, dtype)
+    inner = _ttt.engine(loaded, judge, slots)
+    server = TTTServer(inner, Requests(loaded), settings, Store(store or "", loaded.version), model)
+    try:
+        server.run(lambda address: _announce(address, endpoint_file, settings, loaded.version))
+    finally:
+        if endpoint_file is not None:
+            endpoint_file.unlink(missing_ok=True)
+    print("the server has ended")
+
+
+def _token(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        token = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if not token:
+        raise ConfigError(f"{path} is empty", "write a token into it")
+    return token
+
+
+def _announce(address: str, path: Path | None, settings: Any, policy: str) -> None:
+    print(f"listening on {address}", flush=True)
+    if path is None:
+        return
+    found = {"endpoint": address, "pid": os.getpid(), "policy": policy}
+    if settings.keys is not None:
+        found["server_key"] = settings.keys.public
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(found) + "\n", "utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", "choose another file") from None
