@@ -38,6 +38,8 @@ def test_the_oracle_switches_on_what_preserves_the_rule() -> None:
         on = {*recipe.groups, *(["colour"] if recipe.permutes_colours else [])}
         assert on == made.preserved
         assert (recipe.learning_rate, recipe.epochs) == (1e-3, 2)
+        few = made.oracle(within=("basic", "colour"))
+        assert set(few.groups) == made.preserved & {"basic"}
 
 
 def test_every_example_shows_the_rule_and_the_test_is_new() -> None:

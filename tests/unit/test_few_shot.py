@@ -58,6 +58,8 @@ def test_the_prompt_shows_the_demonstrations_and_no_test(tiny: Callable[..., Any
     framed = chat.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
     assert domain.prompt_for(TASK, chat) == framed
     assert FewShotLearning(chat=False).prompt_for(TASK, chat) == text
+    assert "Form:" not in text
+    assert "Form:" in FewShotLearning(constrained=False).create_self_edit_prompt(TASK.context)
 
 
 def test_a_long_task_is_shown_in_part() -> None:
@@ -76,6 +78,17 @@ def test_rows_without_augmentation_are_the_leave_out_tasks(tokenizer: Any) -> No
     everything = replace(EDIT, strategy="train_using_all_tokens")
     whole = FewShotLearning().training_rows(TASK, everything.to_json(), tokenizer)
     assert whole[0].labelled() == list(range(1, len(whole[0].ids)))
+
+
+def test_more_rounds_give_more_recoloured_rows_up_to_the_cap(tokenizer: Any) -> None:
+    recoloured = replace(EDIT, colour=True, epochs=1).to_json()
+    counts = [
+        len(FewShotLearning(**options).training_rows(TASK, recoloured, tokenizer))
+        for options in ({}, {"rounds": 10}, {"rounds": 10, "cap": 12})
+    ]
+    assert counts[0] == 8  # two leave-1 and two leave-2 tasks, each with a recoloured copy
+    assert counts[1] > 30
+    assert counts[2] == 12
 
 
 def test_demonstration_loss_counts_every_output_but_the_first(tokenizer: Any) -> None:

@@ -6,7 +6,7 @@ tested on the grids themselves, so the labels need no table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,21 @@ class SyntheticTask:
     """Of "basic", "size", "chain", "repeat", "colour"."""
 
     def oracle(
-        self, learning_rate: float = 1e-3, epochs: int = 1, strategy: Strategy = "train_using_output_tokens"
+        self,
+        learning_rate: float = 1e-3,
+        epochs: int = 1,
+        strategy: Strategy = "train_using_output_tokens",
+        within: Collection[str] = (*FLAGS, "colour"),
     ) -> ArcRecipe:
-        """The recipe that switches on every augmentation that preserves the rule, and no other."""
-        flags = {group: group in self.preserved for group in FLAGS}
-        colour = "colour" in self.preserved
+        """The recipe that switches on every augmentation that preserves the rule, and no other.
+
+        Args:
+            within: augmentations that may be on, where a `RecipeSpace` has fewer than all.
+        """
+        on = self.preserved & set(within)
+        flags = {group: group in on for group in FLAGS}
         return ArcRecipe(
-            **flags, colour=colour, strategy=strategy, learning_rate=learning_rate, epochs=epochs
+            **flags, colour="colour" in on, strategy=strategy, learning_rate=learning_rate, epochs=epochs
         )
 
 

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from seal.arc.augment import augmenters
 from seal.arc.grammar import RecipeSpace, RecipeWriter, Scorer, write_recipes
 from seal.arc.grid import Grid, Pair, cell_accuracy, to_array, to_pair
-from seal.arc.recipe import ArcRecipe, RecipeError, check_steps, parse_recipe
+from seal.arc.recipe import (
+    COLOUR_FLAG,
+    FLAGS,
+    STRATEGIES,
+    ArcRecipe,
+    RecipeError,
+    check_steps,
+    parse_recipe,
+)
 from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair, parse
 from seal.arc.views import CAP, PredictionView, prediction_views, training_views
 from seal.arc.vote import Attempts, Vote, agreement, attempts, invert, official_attempts
@@ -55,7 +63,14 @@ basic: turn, flip, reflect, shift, transpose. size: enlarge cells. chain: turn o
 repeat: lay copies side by side. colour permutation: rename the colours.
 Training takes at most 375 steps. Answer in JSON.
 """
-EXAMPLE = ArcRecipe(False, False, False, False, "train_using_output_tokens", 1e-4, 2, colour=False).to_json()
+#: For free text only, and with every choice open: a filled-in example would be copied.
+FORM = """\
+Form: {{"data_generation": {{{flags}}}, "training": {{"strategy": {strategies}, "learning_rate": number, \
+"num_train_epochs": number}}}}
+""".format(
+    flags=", ".join(f'"{key}": true or false' for key in (*FLAGS.values(), COLOUR_FLAG)),
+    strategies=" or ".join(f'"{name}"' for name in STRATEGIES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,7 @@ class FewShotLearning(BaseDomain):
         permutations: reorderings of the demonstrations for each of those.
         max_views: at most this many views of a test input; None: all.
         cap: most training rows of one self-edit.
+        rounds: permuted (and recoloured) copies of every leave-out task; the official code makes one.
         max_row_tokens: longer rows are left out.
         demonstration_loss: with output loss, count the demonstrations' outputs as well.
         shared_translation: move input and output by one shift.
@@ -106,6 +122,7 @@ class FewShotLearning(BaseDomain):
         permutations: int = 2,
         max_views: int | None = None,
         cap: int = CAP,
+        rounds: int = 1,
         max_row_tokens: int = 8192,
         demonstration_loss: bool = False,
         shared_translation: bool = True,
@@ -120,16 +137,22 @@ class FewShotLearning(BaseDomain):
         _one_of("vote", vote, ("simple", "official"))
         _one_of("reward", reward, ("solved", "cells"))
         _one_of("chat", chat, (True, False, "auto"))
-        if min(cap, max_row_tokens, batch_size) < 1 or permutations < 0 or not leave or min(leave) < 0:
+        if (
+            min(cap, rounds, max_row_tokens, batch_size) < 1
+            or permutations < 0
+            or not leave
+            or min(leave) < 0
+        ):
             raise ConfigError(
-                f"cap {cap}, max_row_tokens {max_row_tokens}, batch_size {batch_size}, "
+                f"cap {cap}, rounds {rounds}, max_row_tokens {max_row_tokens}, batch_size {batch_size}, "
                 f"permutations {permutations}, leave {list(leave)}",
                 "give positive numbers; leave and permutations may be 0",
             )
         self.serialisation: Style = serialisation
         self.chat, self.vote, self.reward = chat, vote, reward
         self.leave, self.permutations, self.max_views = tuple(leave), permutations, max_views
-        self.cap, self.max_row_tokens, self.batch_size = cap, max_row_tokens, batch_size
+        self.cap, self.rounds = cap, rounds
+        self.max_row_tokens, self.batch_size = max_row_tokens, batch_size
         self.demonstration_loss, self.shared_translation = demonstration_loss, shared_translation
         self.prompt_cells, self.seed = prompt_cells, seed
         self.constrained, self.space = constrained, _space(space)
@@ -153,7 +176,8 @@ class FewShotLearning(BaseDomain):
             if shown and cells > self.prompt_cells:
                 break
             shown.append("".join(encode_pair(pair)))
-        return PROMPT.format(separator="=", end=END, examples="\n\n".join(shown)) + f"Example: {EXAMPLE}\n"
+        request = PROMPT.format(separator="=", end=END, examples="\n\n".join(shown))
+        return request if self.constrained else request + FORM
 
     def prompt_for(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
         """The complete prompt, chat template included."""
@@ -199,6 +223,7 @@ class FewShotLearning(BaseDomain):
             augmenters(recipe.groups),
             colour=recipe.permutes_colours,
             cap=self.cap,
+            rounds=self.rounds,
             seed=self.seed,
             shared=self.shared_translation,
             accept=lambda view: codec.length(view) < self.max_row_tokens,
