@@ -26,14 +26,21 @@ def pick(logits_RV: Tensor, samplings: Sequence[Sampling], generators: Sequence[
 
 
 def _draw(p_RV: Tensor, top_p: float, draws_R: Tensor) -> Tensor:
-    """Inverse-CDF draw from the smallest set of most likely tokens whose mass reaches `top_p`."""
+    """Draw (R,) from each row's smallest set of most likely tokens whose mass reaches `top_p`."""
     if top_p >= 1:
         cumulative = p_RV.cumsum(dim=-1)
         target = draws_R[:, None] * cumulative[:, -1:]
         return torch.searchsorted(cumulative, target, right=True).clamp_(max=p_RV.shape[1] - 1)[:, 0]
     values, tokens = p_RV.topk(min(_NUCLEUS_GUESS, p_RV.shape[1]), dim=-1)
-    if bool((values.sum(dim=-1) < top_p).any()):
-        values, tokens = p_RV.sort(dim=-1, descending=True)
+    flat = values.sum(dim=-1) < top_p
+    out = _draw_sorted(values, tokens, top_p, draws_R)
+    if bool(flat.any()):  # these rows alone: a full sort may order equal probabilities differently
+        out[flat] = _draw_sorted(*p_RV[flat].sort(dim=-1, descending=True), top_p, draws_R[flat])
+    return out
+
+
+def _draw_sorted(values: Tensor, tokens: Tensor, top_p: float, draws_R: Tensor) -> Tensor:
+    """Inverse-CDF draw from the nucleus of `tokens`, whose probabilities `values` (R, ·) descend."""
     cumulative = values.cumsum(dim=-1)
     last = (cumulative < top_p).sum(dim=-1, keepdim=True).clamp_(max=values.shape[1] - 1)
     target = draws_R[:, None] * cumulative.gather(1, last)
