@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from seal.arc.grid import to_array
-from seal.arc.synthetic import FAMILIES, synthetic_tasks
+from seal.arc.synthetic import FAMILIES, rule_preserving, synthetic_tasks
+from seal.arc.tasks import find_task
 from seal.errors import ConfigError
+from seal.records import Task
 
 POINTWISE = {"basic", "size", "chain", "repeat"}
 #: Derived by hand. Pointwise rules commute with every move of cells, but not with renaming colours. Moves of
@@ -32,14 +34,11 @@ def test_labels_are_as_derived_by_hand() -> None:
         assert made.preserved == LABELS[made.family], made.task.id
 
 
-def test_the_oracle_switches_on_what_preserves_the_rule() -> None:
+def test_a_synthetic_task_is_known_by_its_id_and_any_other_has_no_label() -> None:
     for made in TASKS:
-        recipe = made.oracle(learning_rate=1e-3, epochs=2)
-        on = {*recipe.groups, *(["colour"] if recipe.permutes_colours else [])}
-        assert on == made.preserved
-        assert (recipe.learning_rate, recipe.epochs) == (1e-3, 2)
-        few = made.oracle(within=("basic", "colour"))
-        assert set(few.groups) == made.preserved & {"basic"}
+        assert rule_preserving(made.task) == made.preserved
+    assert rule_preserving(find_task("6150a2bd")) is None
+    assert rule_preserving(Task("x", (), (), title="mirror")) is None
 
 
 def test_every_example_shows_the_rule_and_the_test_is_new() -> None:

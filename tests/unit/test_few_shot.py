@@ -233,6 +233,21 @@ def test_bad_settings_are_refused(options: dict[str, Any]) -> None:
         FewShotLearning(**options)
 
 
+def test_reference_recipes_of_synthetic_and_real_tasks() -> None:
+    domain = FewShotLearning(
+        space={"groups": ["basic", "size"], "learning_rates": [1e-4, 1e-3], "epochs": [1, 2]}
+    )
+    swap, mirror = (made.task for made in synthetic_tasks(2, families=["colour_swap", "mirror"]))
+    edits = {name: parse_recipe(text) for name, text in domain.reference_edits(swap).items()}
+    assert edits["no_augmentation"] == EDIT
+    assert edits["oracle"] == replace(EDIT, basic=True, size=True)
+    assert edits["random"] in set(domain.space.recipes())
+    assert parse_recipe(domain.reference_edits(mirror)["oracle"]) == replace(EDIT, size=True, colour=True)
+    assert set(domain.reference_edits(TASK)) == {"no_augmentation", "random"}
+    draws = {domain.reference_edits(replace(TASK, id=str(i)))["random"] for i in range(20)}
+    assert len(draws) > 5
+
+
 def test_the_space_may_be_a_mapping() -> None:
     domain = FewShotLearning(space={"learning_rates": [1e-3], "epochs": [1, 2]})
     assert domain.space == RecipeSpace(learning_rates=(1e-3,), epochs=(1, 2))

@@ -6,15 +6,15 @@ tested on the grids themselves, so the labels need no table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.random import RandomState
 
 from seal.arc.augment import GROUPS, AnyAugmenter, Augmenter, Translate, colours, roll
 from seal.arc.grid import MAX_SIDE, Array, grid_key, to_grid
-from seal.arc.recipe import FLAGS, ArcRecipe, Strategy
 from seal.errors import ConfigError
 from seal.records import Task
 from seal.seeds import derive
@@ -30,24 +30,6 @@ class SyntheticTask:
     family: str
     preserved: frozenset[str]
     """Of "basic", "size", "chain", "repeat", "colour"."""
-
-    def oracle(
-        self,
-        learning_rate: float = 1e-3,
-        epochs: int = 1,
-        strategy: Strategy = "train_using_output_tokens",
-        within: Collection[str] = (*FLAGS, "colour"),
-    ) -> ArcRecipe:
-        """The recipe that switches on every augmentation that preserves the rule, and no other.
-
-        Args:
-            within: augmentations that may be on, where a `RecipeSpace` has fewer than all.
-        """
-        on = self.preserved & set(within)
-        flags = {group: group in on for group in FLAGS}
-        return ArcRecipe(
-            **flags, colour="colour" in on, strategy=strategy, learning_rate=learning_rate, epochs=epochs
-        )
 
 
 def _mapping(old: Sequence[int], new: Sequence[int]) -> Rule:
@@ -135,6 +117,20 @@ def synthetic_tasks(
         task = Task(f"{family}-{seed}-{i}", pairs[:-1], pairs[-1:], title=family)
         made.append(SyntheticTask(task, family, preserved(rule, inputs)))
     return made
+
+
+@cache
+def _label(family: str) -> frozenset[str]:
+    return synthetic_tasks(1, families=(family,))[0].preserved
+
+
+def rule_preserving(task: Task) -> frozenset[str] | None:
+    """The augmentations that preserve the rule of a synthetic task; None for any other task.
+
+    A synthetic task is known by its id and title; the label is a property of its family.
+    """
+    known = task.title in FAMILIES and task.id.startswith(f"{task.title}-")
+    return _label(task.title) if known else None
 
 
 def _inputs(

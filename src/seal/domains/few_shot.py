@@ -29,11 +29,13 @@ from seal.arc.recipe import (
     parse_recipe,
 )
 from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair, parse
+from seal.arc.synthetic import rule_preserving
 from seal.arc.views import CAP, PredictionView, prediction_views, training_views
 from seal.arc.vote import Attempts, Vote, agreement, attempts, invert, official_attempts
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError
 from seal.records import Answer, LoRARecipe, Performance, Probe, Sampling, Task, TrainRow
+from seal.seeds import derive
 from seal.self_edit import chat_prompt
 
 if TYPE_CHECKING:
@@ -246,6 +248,25 @@ class FewShotLearning(BaseDomain):
         """`base` with the learning rate and epochs of the self-edit. Raises `InvalidEdit`."""
         chosen = _parsed(completion)
         return replace(base, learning_rate=chosen.learning_rate, epochs=chosen.epochs)
+
+    def reference_edits(self, task: Task) -> dict[str, str]:
+        """Recipes that no policy wrote, by arm, with the largest learning rate and epochs of `space`.
+
+        `no_augmentation` trains on the demonstrations as they are, `random` is drawn evenly from the space,
+        and `oracle`, for synthetic tasks only, switches on every augmentation that preserves the rule.
+        """
+        rate, epochs = max(self.space.learning_rates), max(self.space.epochs)
+        plain = ArcRecipe(False, False, False, False, "train_using_output_tokens", rate, epochs, colour=False)
+        edits = {
+            "no_augmentation": plain.to_json(),
+            "random": self.space.draw(derive(self.seed, "random", task.id)),
+        }
+        on = rule_preserving(task)
+        if on is not None:
+            chosen: dict[str, Any] = {g: g in on and g in self.space.groups for g in FLAGS}
+            chosen["colour"] = "colour" in on and self.space.colour
+            edits["oracle"] = replace(plain, **chosen).to_json()
+        return edits
 
     def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
         """The views of every test input, greedy; the plain view's reference is the solution, if known."""
