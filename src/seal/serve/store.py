@@ -24,7 +24,6 @@ class Store:
         self.policy, self.capacity = policy, capacity
         try:
             self._db = sqlite3.connect(str(path) or ":memory:", isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS replies (n INTEGER PRIMARY KEY, policy TEXT, key TEXT,"
