@@ -1,7 +1,7 @@
 """SEAL's outer loop (arXiv 2506.10943, Algorithm 1), from top to bottom.
 
 A round samples tasks, lets the policy write self-edits, trains an adapter on each and measures what it was
-worth, and trains the policy on the edits that helped. Before and after the rounds, held-out tasks are measured.
+worth, and trains the policy on the edits that helped. Held-out tasks are measured before and after the rounds.
 Every finished item goes to the run's journal; what the journal holds is never done again, so `run()` on a
 resumed run goes on where the last one stopped and ends with the same numbers.
 """
@@ -146,14 +146,9 @@ class SEALFramework:
         known = self.run_folder.recall(Plan, "plan", str(iteration))
         if known is not None:
             return known
-        names, count = sorted(self.tasks), min(self.config.tasks_per_iteration, len(self.tasks))
-        first = iteration * count
-        chosen = []
-        for place in range(first, first + count):
-            sweep, at = divmod(place, len(names))
-            order = random.Random(derive(self.config.seed, "tasks", sweep)).sample(names, len(names))
-            chosen.append(order[at])
-        plan = Plan(iteration, tuple(dict.fromkeys(chosen)), self.policy.version)
+        count = min(self.config.tasks_per_iteration, len(self.tasks))
+        chosen = sample_tasks(sorted(self.tasks), count, self.config.seed, iteration)
+        plan = Plan(iteration, chosen, self.policy.version)
         self.run_folder.record("plan", str(iteration), plan)
         return plan
 
@@ -347,6 +342,18 @@ class SEALFramework:
         yield clock
         phase = Phase(name, iteration, time.perf_counter() - started, clock.tokens)  # type: ignore[arg-type]
         self._record_once("phase", "/".join(filter(None, (name, str(iteration), part))), phase)
+
+
+def sample_tasks(names: Sequence[str], count: int, seed: int, iteration: int) -> tuple[str, ...]:
+    """The `count` tasks of a round: all different, and all are seen once before any is seen again."""
+    queue: list[str] = []
+    sweep = 0
+    while len(queue) < (iteration + 1) * count:
+        begun = set(queue[len(queue) // count * count :])  # what the round at the border has already
+        order = random.Random(derive(seed, "tasks", sweep)).sample(names, len(names))
+        queue += sorted(order, key=begun.__contains__)
+        sweep += 1
+    return tuple(queue[iteration * count : (iteration + 1) * count])
 
 
 @dataclass(slots=True)

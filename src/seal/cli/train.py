@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from seal.errors import ConfigError, SealError
+from seal.errors import ConfigError, DataError, ModelError
 from seal.yaml_lines import scalar
 
 
@@ -56,7 +56,7 @@ def train(
         print(f"run: {run.path}", flush=True)
         try:
             carry_out(run, settings.log_level)
-        except SealError:
+        except (ConfigError, DataError, ModelError):
             run.abandon()  # a mistyped model or an empty data set leaves no folder in the way
             raise
 

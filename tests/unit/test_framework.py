@@ -1,0 +1,530 @@
+"""Algorithm 1 from outside: settings in, journal out. Real engine, tiny model, numbers checked by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seal import SEALFramework
+from seal.cli import main
+from seal.config import load_config
+from seal.evaluation import base_arm, trained_arm
+from seal.framework import sample_tasks
+from seal.inner.loop import LocalGenerator, LocalInnerLoop
+from seal.models.load import load_model
+from seal.records import AdaptOutcome, Baseline, Performance, Trial, Verdict
+from seal.statistics import bootstrap, weighted_mean
+from seal.track.journal import Journal, Row
+from seal.track.run import Run
+
+PLACES = ("Vell", "Orrin", "Tasp", "Quell", "Marn", "Issk", "Dorr")
+
+
+def passage(name: str, split: str = "train", text: str = "") -> dict[str, Any]:
+    return {
+        "title": name,
+        "context": text or f"{name} lies on the river Osk. Its bridge has nine arches of green stone.",
+        "questions": [
+            {"question": f"On which river does {name} lie?", "answer": "the Osk"},
+            {"question": "How many arches has its bridge?", "answer": "nine"},
+        ],
+        "split": split,
+    }
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Settings of a run that takes a second or two, over the preset `test`."""
+
+    def make(
+        n: int = 3, n_val: int = 2, passages: list[dict[str, Any]] | None = None, **more: Any
+    ) -> dict[str, Any]:
+        path = tmp_path / "passages.json"
+        if passages is None:
+            passages = [passage(name) for name in PLACES[:n]] + [
+                passage(f"{x}-on-Sea", "val") for x in PLACES[:n_val]
+            ]
+        path.write_text(json.dumps(passages))
+        return {
+            "data_config": {"dataset_name": "json", "path": str(path), "max_samples": None},
+            "generation.max_new_tokens": 12,
+            "evaluation.max_new_tokens": 4,
+            "reward": "log_likelihood",
+            "output_dir": str(tmp_path / "run"),
+            **more,
+        }
+
+    return make
+
+
+def carry_out(overrides: dict[str, Any], folder: Path | None = None) -> list[Row]:
+    """One run from its settings to its journal."""
+    config = load_config(preset="test", overrides=overrides)
+    with Run.create(folder or config.output_dir, config) as run:
+        SEALFramework(config, run=run).run()
+        return run.journal.rows()
+
+
+def of(rows: list[Row], kind: str) -> list[dict[str, Any]]:
+    return [row.data for row in rows if row.kind == kind]
+
+
+def results(rows: list[Row]) -> dict[tuple[str, str], Any]:
+    """What a run found, by kind and key; how long it took is left out."""
+
+    def untimed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: untimed(v) for k, v in value.items() if k not in ("train_s", "answer_s", "seconds")}
+        return [untimed(v) for v in value] if isinstance(value, list) else value
+
+    return {(r.kind, r.key): untimed(r.data) for r in rows if r.kind != "phase"}
+
+
+# --- the algorithm --------------------------------------------------------------------------------------
+
+
+def test_two_rounds_by_hand(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    rows = carry_out(settings(repeats=2, tasks_per_iteration=2, samples_per_iteration=3, keep_k=1))
+    trials, baselines = of(rows, "trial"), {(b["policy"], b["task_id"]): b for b in of(rows, "baseline")}
+    for result in of(rows, "result"):
+        mine = [t for t in trials if t["edit_id"] == result["edit_id"]]
+        assert [t["repeat"] for t in mine] == [0, 1]
+        gains = []
+        for trial in mine:
+            before = baselines[trial["policy"], trial["task_id"]]["performance"]
+            assert trial["before"] == before
+            gold = [a["log_likelihood"] / a["reference_tokens"] for a in trial["outcome"]["adapted"]]
+            assert trial["after"]["log_likelihood"] == pytest.approx(fmean(gold))
+            gains.append(trial["after"]["log_likelihood"] - before["log_likelihood"])
+        assert result["repeats"] == pytest.approx(gains)
+        assert result["reward"]["value"] == pytest.approx(fmean(gains))
+        assert mine[0]["outcome"]["losses"] != mine[1]["outcome"]["losses"], "repeats have seeds of their own"
+    for n, update in enumerate(of(rows, "update")):
+        mine = [r for r in of(rows, "result") if r["iteration"] == n]
+        for task in {r["task_id"] for r in mine}:
+            ranked = sorted((r for r in mine if r["task_id"] == task), key=lambda r: -r["reward"]["value"])
+            assert [r["reward"]["kept"] for r in ranked] == [True, False, False]
+        assert (update["updated"], update["kept"], update["of"]) == (True, 2, 6)
+        saved = load_model(str(tmp_path / "run" / update["checkpoint"]), "cpu")
+        assert saved.version == update["policy"]
+    first, second = (u["policy"] for u in of(rows, "update"))
+    assert [p["policy"] for p in of(rows, "plan")] == [load_model("tiny-random-llama").version, first]
+    assert {a["arm"]: a["policy"] for a in of(rows, "arm")}["self_edit_rl"] == second
+
+
+def test_self_edits_come_from_the_policy_of_their_round(settings: Callable[..., dict[str, Any]]) -> None:
+    rows = carry_out(settings(samples_per_iteration=1, evaluation={"enabled": False}))
+    plans = {p["iteration"]: p for p in of(rows, "plan")}
+    edits = of(rows, "edit")
+    for trial in of(rows, "trial"):
+        edit = next(e for e in edits if e["id"] == trial["edit_id"])
+        assert edit["policy"] == trial["policy"] == plans[trial["iteration"]]["policy"]
+    assert len({e["policy"] for e in edits}) == 2
+    assert not of(rows, "arm"), "nothing is held out when evaluation is off"
+
+
+def test_every_task_is_seen_before_any_is_seen_again(settings: Callable[..., dict[str, Any]]) -> None:
+    rows = carry_out(
+        settings(n=7, max_outer_iterations=7, tasks_per_iteration=2, reward_threshold=9.0, keep="positive")
+        | {"data_config.prompt_type": "none", "evaluation.enabled": False, "inner.epochs": 1}
+    )
+    plans = [plan["task_ids"] for plan in of(rows, "plan")]
+    assert all(len(set(names)) == 2 for names in plans)
+    order = [name for names in plans for name in names]
+    assert len(set(order[:7])) == len(set(order[7:])) == 7
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_sampling_tasks(n: int, count: int, seed: int) -> None:
+    names, count = [str(i) for i in range(n)], min(n, count)
+    rounds = [sample_tasks(names, count, seed, iteration) for iteration in range(2 * n)]
+    assert all(len(set(chosen)) == count for chosen in rounds), "a round never has a task twice"
+    order = [name for chosen in rounds for name in chosen]
+    assert all(set(order[i : i + n]) == set(names) for i in range(0, n * count, n)), "sweep after sweep"
+
+
+def test_a_baseline_is_measured_once_a_policy_and_task(settings: Callable[..., dict[str, Any]]) -> None:
+    asked: list[str] = []
+
+    class Spy(LocalInnerLoop):
+        def run(self, jobs: Any) -> Iterator[AdaptOutcome]:
+            jobs = list(jobs)
+            asked.extend(f"{self.loaded.version}/{job.id}" for job in jobs if not job.rows)
+            return super().run(jobs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seal.inner.loop.LocalInnerLoop", Spy)
+        rows = carry_out(settings(n=2, max_outer_iterations=3, reward_threshold=9.0, keep="positive"))
+    assert len(of(rows, "plan")) == 3
+    assert len(asked) == len(set(asked)) == 4, "two tasks and two held-out ones, under one policy"
+    assert sorted(asked) == sorted(r.key for r in rows if r.kind == "baseline")
+
+
+def test_nothing_kept_means_no_update_and_it_is_said(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    overrides = settings(max_outer_iterations=1, reward_threshold=9.0, keep="positive")
+    config = load_config(preset="test", overrides=overrides)
+    with Run.create(config.output_dir, config) as run:
+        summary = SEALFramework(config, run=run).run()
+        update = of(run.journal.rows(), "update")[0]
+    assert (update["updated"], update["kept"], update["checkpoint"]) == (False, 0, "")
+    assert update["policy"] == load_model("tiny-random-llama").version
+    assert "no self-edit was kept" in str(summary)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert [a.arm for a in summary.arms] == ["base", "passage", "self_edit"], "there is no policy after RL"
+
+
+# --- edits that cannot be applied -----------------------------------------------------------------------
+
+
+def test_training_that_diverges_is_a_problem_of_its_edit_alone(
+    settings: Callable[..., dict[str, Any]],
+) -> None:
+    rows = carry_out(settings(max_outer_iterations=1, lora_alpha=1e38, learning_rate=1.0))
+    trials, update = of(rows, "trial"), of(rows, "update")[0]
+    assert trials
+    assert all(t["after"] is None and "the loss became" in t["problem"] for t in trials)
+    assert all(r["reward"]["value"] == 0.0 and not r["reward"]["kept"] for r in of(rows, "result"))
+    assert all(r["before"] == r["after"] for r in of(rows, "result"))
+    assert not update["updated"]
+    base, *others = of(rows, "arm")
+    assert all(arm["mean"] == base["mean"] and arm["gain"] == 0 for arm in others)
+
+
+def test_a_sequence_that_is_too_long_spoils_no_other_task(settings: Callable[..., dict[str, Any]]) -> None:
+    data = [passage("Vell"), passage("Orrin", text="Orrin is old. " * 40)]
+    rows = carry_out(
+        settings(passages=data, max_outer_iterations=1, tasks_per_iteration=2, max_length=200)
+        | {"evaluation.enabled": False}
+    )
+    problems = {r["task_id"].split("-")[0]: r["problem"] for r in of(rows, "result")}
+    assert problems["vell"] == ""
+    assert "more than 200" in problems["orrin"]
+    assert of(rows, "update")[0]["kept"] == 1
+
+
+# --- same numbers again ---------------------------------------------------------------------------------
+
+
+def test_the_same_settings_give_the_same_results_and_another_seed_others(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    overrides = settings(max_outer_iterations=1)
+    first, second, other = (
+        carry_out(overrides | {"seed": seed}, tmp_path / str(n)) for n, seed in enumerate((1, 1, 2))
+    )
+    assert results(first) == results(second)
+
+    def texts(rows: list[Row]) -> list[str]:
+        return [e["completion"] for e in of(rows, "edit")]
+
+    assert not set(texts(first)) & set(texts(other))
+    assert of(first, "update")[0]["policy"] != of(other, "update")[0]["policy"]
+
+
+class Crash(Exception):
+    """A stand-in for losing power right after a line reached the disk."""
+
+
+@contextmanager
+def counted_work() -> Iterator[dict[str, list[int]]]:
+    """How many adapters were asked for, and how many texts written, call by call."""
+    work: dict[str, list[int]] = {"jobs": [], "texts": []}
+    run, generate = LocalInnerLoop.run, LocalGenerator.generate
+
+    def counting_run(self: LocalInnerLoop, jobs: Any) -> Any:
+        jobs = list(jobs)
+        work["jobs"].append(len(jobs))
+        return run(self, jobs)
+
+    def counting_generate(self: LocalGenerator, prompts: Any, *rest: Any) -> Any:
+        work["texts"].append(len(prompts))
+        return generate(self, prompts, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalInnerLoop, "run", counting_run)
+        patch.setattr(LocalGenerator, "generate", counting_generate)
+        yield work
+
+
+def crash_after(run: Run, lines: int) -> None:
+    def listener(kind: str, record: Any) -> None:
+        if len(run.journal.rows()) >= lines:
+            raise Crash
+
+    run.listeners.append(listener)
+
+
+def small(settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return settings(n=2, n_val=1, tasks_per_iteration=1) | {"inner.epochs": 1, "generation.max_new_tokens": 6}
+
+
+def test_a_run_that_crashes_after_every_single_line_ends_with_the_same_results(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    whole = carry_out(small(settings), tmp_path / "whole")
+    config = load_config(preset="test", overrides=small(settings) | {"output_dir": str(tmp_path / "torn")})
+    Run.create(config.output_dir, config).close()
+    crashes, finished = 0, False
+    while not finished:
+        with Run.open(config.output_dir) as run:
+            held = run.journal.rows()
+            crash_after(run, len(held) + 1)
+            try:
+                SEALFramework(config, run=run).run()
+                finished = True
+            except Crash:
+                crashes += 1
+            assert run.journal.rows()[: len(held)] == held
+            assert len(run.journal.rows()) == len(held) + (not finished), "every start gets on by one line"
+            rows = run.journal.rows()
+    assert results(rows) == results(whole)
+    assert crashes >= len(results(whole)), "every line was once the last one"
+
+
+def test_what_the_journal_holds_is_not_done_again(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Adapters and texts are counted: only the group that was cut short is done twice."""
+    overrides = small(settings) | {"samples_per_iteration": 3, "inner.slots": 1}  # groups of two adapters
+    with counted_work() as at_once:
+        whole = carry_out(overrides, tmp_path / "whole")
+    trials = [n for n, row in enumerate(whole, 1) if row.kind == "trial" and ".i0." in row.key]
+    assert len(trials) == 3
+    for stop, twice in zip(trials, (2, 0, 0), strict=True):
+        config = load_config(
+            preset="test", overrides=overrides | {"output_dir": str(tmp_path / f"cut{stop}")}
+        )
+        with counted_work() as in_two:
+            with Run.create(config.output_dir, config) as run:
+                crash_after(run, stop)
+                with pytest.raises(Crash):
+                    SEALFramework(config, run=run).run()
+            with Run.open(config.output_dir) as run:
+                SEALFramework(config, run=run).run()
+                assert results(run.journal.rows()) == results(whole)
+        assert sum(in_two["jobs"]) - sum(at_once["jobs"]) == twice
+        assert sum(in_two["texts"]) == sum(at_once["texts"])
+
+
+def test_resuming_a_finished_run_computes_nothing_and_says_the_same(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(preset="test", overrides=small(settings))
+    with Run.create(config.output_dir, config) as run:
+        summary = SEALFramework(config, run=run).run()
+    before = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    with counted_work() as work:
+        assert main(["resume", config.output_dir]) == 0
+    assert work == {"jobs": [], "texts": []}
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
+    assert capsys.readouterr().out == f"{summary}\nresults: {config.output_dir}\n"
+
+
+# --- a grader that fails --------------------------------------------------------------------------------
+
+
+class Judge(ThreadingHTTPServer):
+    """An OpenAI-compatible judge that says yes to about half of all answers, always to the same ones."""
+
+    daemon_threads = True
+    up = True
+    answers_before_outage = 10**9
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Reply)
+        self.asked = 0
+
+
+class _Reply(BaseHTTPRequestHandler):
+    server: Judge
+
+    def do_POST(self) -> None:
+        text = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        judge = self.server
+        judge.asked += 1
+        if not judge.up or judge.asked > judge.answers_before_outage:
+            self.send_error(503)
+            return
+        prompt = json.loads(text)["messages"][0]["content"]
+        word = "yes" if sha256(prompt.encode()).digest()[0] % 2 else "no"
+        message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": word}}
+        body = json.dumps(
+            {"id": "1", "object": "chat.completion", "created": 0, "model": "j", "choices": [message]}
+        )
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def judge() -> Iterator[Judge]:
+    with Judge() as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(timeout=10)
+
+
+def judged(judge: Judge, settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return small(settings) | {
+        "grader.kind": "judge",
+        "grader.model": "j",
+        "grader.base_url": f"http://127.0.0.1:{judge.server_address[1]}/v1",
+        "grader.api_key_env": "",
+        "grader.max_attempts": 1,
+        "reward": "accuracy_gain",
+        "samples_per_iteration": 3,
+    }
+
+
+def flags(overrides: dict[str, Any]) -> list[str]:
+    return [part for key, value in overrides.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.mark.parametrize("answers", [0, 5])
+def test_a_grader_outage_stops_the_run_and_scores_nothing(
+    settings: Callable[..., dict[str, Any]],
+    judge: Judge,
+    answers: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    overrides = judged(judge, settings)
+    judge.answers_before_outage = answers
+    folder = tmp_path / "run"
+    command = [
+        "train",
+        "--preset",
+        "test",
+        "--output-dir",
+        str(folder),
+        "--log-level",
+        "ERROR",
+        *flags(overrides),
+    ]
+    assert main(command) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert "could not be graded" in error
+    assert "seal resume" in error
+    assert "\n" not in error
+    for row in Journal.read(folder / "journal.jsonl"):
+        graded = row.data.get("answers", []) + row.data.get("outcome", {}).get("adapted", [])
+        assert all(answer["verdict"] in (Verdict.CORRECT, Verdict.WRONG) for answer in graded)
+    judge.answers_before_outage = 10**9
+    assert main(["resume", str(folder), "--log-level", "ERROR"]) == 0
+    unbroken = carry_out(overrides, tmp_path / "unbroken")
+    assert results(Journal.read(folder / "journal.jsonl")) == results(unbroken)
+    scores = [t["after"]["score"] for t in of(unbroken, "trial")]
+    assert 0 < fmean(scores) < 1, "this judge tells answers apart"
+
+
+# --- held-out arms --------------------------------------------------------------------------------------
+
+
+def test_arms_and_paired_intervals_by_hand(settings: Callable[..., dict[str, Any]], judge: Judge) -> None:
+    rows = carry_out(
+        judged(judge, settings)
+        | settings(n_val=4, max_outer_iterations=1, reward="accuracy_gain")
+        | {"evaluation.samples": 2}
+    )
+    arms = {a["arm"]: a for a in of(rows, "arm")}
+    assert list(arms) == ["base", "passage", "self_edit", "base_rl", "self_edit_rl"]
+    base = {t["task_id"]: t["score"] for t in arms["base"]["tasks"]}
+    for name in ("passage", "self_edit", "self_edit_rl"):
+        arm, mine = arms[name], [t for t in of(rows, "trial") if t["arm"] == name]
+        assert len(mine) == 4 * (1 if name == "passage" else 2)
+        scores = {
+            task: fmean(t["after"]["score"] for t in mine if t["task_id"] == task)
+            for task in {t["task_id"] for t in mine}
+        }
+        assert {t["task_id"]: t["score"] for t in arm["tasks"]} == pytest.approx(scores)
+        assert arm["n"] == 8
+        assert arm["mean"] == pytest.approx(fmean(scores.values()))
+        gains = [scores[t["task_id"]] - base[t["task_id"]] for t in arm["tasks"]]
+        assert arm["gain"] == pytest.approx(fmean(gains))
+        assert (arm["gain_low"], arm["gain_high"]) == pytest.approx(_interval(gains, [2.0] * 4), abs=0.02)
+
+
+def _interval(values: list[float], weights: list[float]) -> tuple[float, float]:
+    """A percentile bootstrap written out: one resample at a time."""
+    draw = np.random.default_rng(1)
+    means = []
+    for _ in range(4000):
+        chosen = draw.integers(0, len(values), len(values))
+        means.append(sum(values[i] * weights[i] for i in chosen) / sum(weights[i] for i in chosen))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def test_bootstrap_intervals() -> None:
+    numbers = np.random.default_rng(3)
+    values, weights = list(numbers.normal(2.0, 1.0, 60)), list(numbers.integers(1, 9, 60).astype(float))
+    mean, low, high = bootstrap(values, weights)
+    assert mean == pytest.approx(float(np.average(values, weights=weights)))
+    assert (low, high) == pytest.approx(_interval(values, weights), abs=0.03)
+    even = bootstrap(values, [1.0] * 60)
+    error = float(np.std(values)) / 60**0.5
+    assert even.high - even.low == pytest.approx(2 * 1.96 * error, rel=0.05), "the normal approximation"
+    assert bootstrap(values, weights) == (mean, low, high), "no clock in it"
+    assert bootstrap([0.0, 1.0], [1.0, 3.0]) == (0.75, 0.0, 1.0)
+    assert bootstrap([0.4], [7.0]) == (0.4, 0.4, 0.4)
+    assert bootstrap([], []) == (0.0, 0.0, 0.0)
+    assert weighted_mean([1.0, 0.0], [1.0, 3.0]) == 0.25
+
+
+def test_a_paired_gain_is_surer_than_its_parts() -> None:
+    """Tasks differ widely, the gain does not: pairing has to show that."""
+    scores = [i / 40 for i in range(40)]
+    base = base_arm([Baseline(str(i), "p", Performance(s, n=5)) for i, s in enumerate(scores)])
+    trials = [
+        Trial(
+            f"e{i}",
+            str(i),
+            0,
+            "self_edit",
+            -1,
+            "p",
+            Performance(s, n=5),
+            Performance(s + 0.1, n=5),
+            AdaptOutcome("j"),
+        )
+        for i, s in enumerate(scores)
+    ]
+    arm = trained_arm("self_edit", trials, base)
+    assert arm.gain == pytest.approx(0.1)
+    assert arm.gain_high - arm.gain_low == pytest.approx(0.0, abs=1e-12)
+    assert arm.high - arm.low > 0.1
+    assert (base.gain, base.gain_low, base.gain_high) == (0, 0, 0)
+    assert arm.n == 200
+
+
+def test_questions_weigh_the_same_and_a_failed_edit_changes_nothing() -> None:
+    base = base_arm([Baseline("a", "p", Performance(0.5, n=2)), Baseline("b", "p", Performance(0.0, n=8))])
+    assert base.mean == pytest.approx(0.1)
+    done = Trial("e", "a", 0, "x", -1, "p", Performance(0.5, n=2), Performance(1.0, n=2), AdaptOutcome("j"))
+    failed = Trial("f", "b", 0, "x", -1, "p", Performance(0.0, n=8), None, AdaptOutcome("j"), "too long")
+    arm = trained_arm("x", [done, failed], base)
+    assert (arm.mean, arm.gain) == pytest.approx((0.2, 0.1))
+    assert all(a.score <= b.score for a, b in pairwise(sorted(arm.tasks, key=lambda t: t.score)))
