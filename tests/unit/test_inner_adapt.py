@@ -177,13 +177,15 @@ def test_a_job_that_diverges_fails_alone(llama: LoadedModel) -> None:
     same(done["good"], run(llama, [good])["good"])
 
 
-def test_rows_too_long_or_without_loss_are_refused(llama: LoadedModel) -> None:
+def test_rows_that_cannot_be_learnt_are_refused(llama: LoadedModel) -> None:
     window = llama.model.config.max_position_embeddings
     long = AdaptJob("long", (TrainRow((5,) * (window + 1)),), LoRARecipe(rank=2), (), 0)
     empty = AdaptJob("empty", (TrainRow((5,)),), LoRARecipe(rank=2), (), 0)
-    done = run(llama, [long, empty])
+    unknown = AdaptJob("unknown", (TrainRow((5, 260)),), LoRARecipe(rank=2), (), 0)
+    done = run(llama, [long, empty, unknown])
     assert f"has {window + 1} tokens; the model reads {window}" in str(done["long"].error)
     assert "no token to learn" in str(done["empty"].error)
+    assert "token 260 is not among the model's 260" in str(done["unknown"].error)
 
 
 def test_dropout_masks_have_the_right_rate_and_scale(llama: LoadedModel) -> None:

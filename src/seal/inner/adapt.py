@@ -50,7 +50,7 @@ class Fit:
     """One job in training."""
 
     def __init__(self, runtime: Runtime, job: AdaptJob) -> None:
-        check_rows(job.rows, runtime.max_tokens)
+        check_rows(job.rows, runtime)
         self.job = job
         self.adapter = Adapter(runtime, job.recipe, job.seed)
         self.adapter.start_training()
@@ -77,7 +77,8 @@ class Fit:
         step = len(self.losses)
         self.loss, self.adapter.accumulate = 0.0, False
         self.tokens += sum(len(row.ids) for row in rows)
-        return [_Row(self, row, weight, derive(self.job.seed, "dropout", step, i)) for i, row in enumerate(rows)]
+        seeds = [derive(self.job.seed, "dropout", step, i) for i in range(len(rows))]
+        return [_Row(self, row, weight, seed) for row, seed in zip(rows, seeds, strict=True)]
 
     def step(self) -> None:
         """One AdamW step from the gathered gradient.
@@ -111,20 +112,21 @@ class Fit:
         return Trained(self.job, adapter, tuple(self.losses), self.tokens, self.seconds, error)
 
 
-def check_rows(rows: Sequence[TrainRow], max_tokens: int) -> None:
+def check_rows(rows: Sequence[TrainRow], runtime: Runtime) -> None:
     """Refuse rows that cannot be trained on.
 
     Raises:
-        AdaptError: a row is longer than the model's window or holds no labelled token.
+        AdaptError: a row is longer than the model's window, holds no labelled token or an unknown one.
     """
-    for i, row in enumerate(rows):
-        if len(row.ids) > max_tokens:
+    for i, row in enumerate(rows, 1):
+        if len(row.ids) > runtime.max_tokens:
             raise AdaptError(
-                f"training sequence {i + 1} has {len(row.ids)} tokens; the model reads {max_tokens}",
+                f"training sequence {i} has {len(row.ids)} tokens; the model reads {runtime.max_tokens}",
                 "split the text, or lower max_length",
             )
         if not row.labelled():
-            raise AdaptError(f"training sequence {i + 1} has no token to learn", "give it at least two tokens")
+            raise AdaptError(f"training sequence {i} has no token to learn", "give it at least two tokens")
+        runtime.check_tokens(row.ids)
 
 
 def train(runtime: Runtime, jobs: Iterable[AdaptJob], slots: int, token_budget: int) -> Iterator[Trained]:
@@ -163,7 +165,7 @@ def _round(runtime: Runtime, active: Sequence[Fit], token_budget: int) -> Iterat
     with runtime.active():
         for group in _passes(rows, token_budget):
             _forward_backward(runtime, group)
-    ended = []
+    ended: list[tuple[Fit, AdaptError | None]] = []
     for fit in active:
         try:
             fit.step()
@@ -175,8 +177,8 @@ def _round(runtime: Runtime, active: Sequence[Fit], token_budget: int) -> Iterat
     seconds = time.perf_counter() - started
     for fit in active:  # a job's share of the round, by tokens
         fit.seconds += seconds * sum(len(r.row.ids) for r in rows if r.fit is fit) / total
-    for fit, error in ended:
-        yield fit.finish(error)
+    for fit, failure in ended:
+        yield fit.finish(failure)
 
 
 def _passes(rows: Sequence[_Row], token_budget: int) -> Iterator[list[_Row]]:
@@ -214,7 +216,7 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row]) -> None:
         logits = runtime.forward(packed, torch.tensor(before, device=device))
         nll = F.cross_entropy(logits.float(), torch.tensor(targets, device=device), reduction="none")
         terms = nll * torch.tensor(weights, device=device)
-        terms.sum().backward()  # type: ignore[no-untyped-call]
+        terms.sum().backward()  # type: ignore[no-untyped-call, unused-ignore]
     for r, part in zip(group, terms.detach().split(counts), strict=True):
         r.fit.loss = r.fit.loss + part.sum()
         r.fit.adapter.accumulate = True

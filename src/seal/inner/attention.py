@@ -6,6 +6,7 @@ interface (Llama, Qwen, Gemma, GPT-2, ...) uses it without a change to the model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -65,6 +66,11 @@ class _Unpad(torch.autograd.Function):
                 row[: b - a] = grads[0][a:b]
             out.append(batch.transpose(1, 2))
         return None, *out
+
+
+# Torch has no types for `Function.apply`.
+_pad: Callable[..., Tensor] = _Pad.apply
+_unpad: Callable[..., Tensor] = _Unpad.apply
 
 
 def _attend(
@@ -136,11 +142,11 @@ def packed_attention(
     if pack.cache is not None:
         pack.cache.prefill(layer, k_TKE, v_TKE, pack.spans)
     spans = tuple(tuple(pack.spans[i] for i in bucket) for bucket in pack.buckets)
-    batches = [
-        _attend(*(_Pad.apply(x, bucket) for x in (q_THE, k_TKE, v_TKE)), scale, sliding_window, softcap)
-        for bucket in spans
-    ]
-    return _Unpad.apply(spans, *batches)[None], None
+    batches = []
+    for bucket in spans:
+        q, k, v = (_pad(x, bucket) for x in (q_THE, k_TKE, v_TKE))
+        batches.append(_attend(q, k, v, scale, sliding_window, softcap))
+    return _unpad(spans, *batches)[None], None
 
 
 def register() -> None:

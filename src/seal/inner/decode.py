@@ -50,8 +50,8 @@ class KVCache:
         """Store one new position a row; returns (rows, K, longest, E) keys and values to attend to."""
         longest = max(self.lengths) + 1
         if self._at is None:
-            device = k_RKE.device
-            self._at = (torch.arange(len(self.lengths), device=device), torch.tensor(self.lengths, device=device))
+            lengths = torch.tensor(self.lengths, device=k_RKE.device)
+            self._at = (torch.arange(len(self.lengths), device=k_RKE.device), lengths)
         for store, new in ((self.keys, k_RKE), (self.values, v_RKE)):
             if longest > store[layer].shape[2]:
                 store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, _BLOCK))
@@ -145,10 +145,10 @@ class Decoder:
         """Continue every request; results in order.
 
         Raises:
-            AdaptError: a prompt leaves no room in the model's window.
+            AdaptError: a prompt cannot be read, or leaves no room in the model's window.
         """
         for request in requests:
-            self._check(request)
+            self.check(request)
         results = [Written() for _ in requests]
         order: dict[int, int] = {}
         for request in requests:
@@ -164,9 +164,13 @@ class Decoder:
             self._decode(waiting, adapters)
         return results
 
-    def _check(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
+        """Raise `AdaptError` for a prompt that the model cannot read or that leaves no room in its window."""
+        if not request.ids:
+            raise AdaptError("a prompt is empty", "give it at least one token")
+        self.runtime.check_tokens(request.ids + request.reference)
         need = len(request.ids) + max(len(request.reference), 1)
-        if not request.ids or need > self.runtime.max_tokens:
+        if need > self.runtime.max_tokens:
             raise AdaptError(
                 f"a prompt has {len(request.ids)} tokens; the model reads {self.runtime.max_tokens}",
                 "shorten the prompt",
@@ -190,7 +194,8 @@ class Decoder:
                     stack.arrange([r.request.adapter for r in rows])
             self._step(rows, cache, stack)
             done = sum(self._finished(r) for r in rows)
-            if done == len(rows) or done * 4 >= len(rows) or (waiting and len(rows) - done <= self.max_rows // 2):
+            room = waiting and len(rows) - done <= self.max_rows // 2
+            if done * 4 >= len(rows) or room:
                 rows, cache = self._settle(rows, cache)
                 if stack is not None and rows:
                     stack.arrange([r.request.adapter for r in rows])

@@ -8,7 +8,7 @@ Adapter factors and their gradients are fp32, whatever the base's type, as PEFT 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from seal.errors import AdaptError
 from seal.inner import attention
 from seal.inner.packing import Pack, Segment
 from seal.inner.schedule import init_lora
@@ -33,13 +34,34 @@ class FrozenLinear:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        weight: Tensor = module.weight.detach()  # type: ignore[union-attr, operator]
-        self.weight_OD = weight.t() if isinstance(module, Conv1D) else weight
-        self.bias: Tensor | None = module.bias  # type: ignore[assignment]
-        self.packed = self.packed_t = None
+        self.module = module
+        self._read()
+
+    @property
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        return weight
+
+    def _read(self) -> None:
+        weight = self._weight.detach()
+        self._state = _tensor_state(self._weight)
+        self.weight_OD = weight.t() if isinstance(self.module, Conv1D) else weight
+        self.bias: Tensor | None = self.module.bias  # type: ignore[assignment]
+        self.packed: Tensor | None = None
+        self.packed_t: Tensor | None = None
         if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _onednn_bf16():
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight_OD.contiguous())
             self.packed_t = torch.ops.mkldnn._reorder_linear_weight(self.weight_OD.t().contiguous())
+
+        # PEFT merges through `.data`, which leaves no trace in the version: a few numbers tell.
+        self._watched = weight.reshape(-1)[:: max(1, weight.numel() // 64)]
+        self._before = self._watched.clone()
+
+    def refresh(self) -> None:
+        """Read the weight again if somebody wrote to it (an adapter was merged) or replaced it."""
+        changed = _tensor_state(self._weight) != self._state
+        if changed or (self.packed is not None and not torch.equal(self._watched, self._before)):
+            self._read()
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) → (T, O)."""
@@ -52,6 +74,10 @@ class FrozenLinear:
         if self.packed_t is None:
             return grad_TO @ self.weight_OD
         return _packed_linear(grad_TO, self.packed_t, None)
+
+
+def _tensor_state(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), tensor._version
 
 
 def _onednn_bf16() -> bool:
@@ -173,7 +199,7 @@ class PatchedLayer:
         pack = self.runtime.pack
         x_TD = x.reshape(-1, x.shape[-1])
         if pack.training:
-            y_TO = _LoRALinear.apply(x_TD, self.runtime.anchor, self, pack)
+            y_TO = _lora_linear(x_TD, self.runtime.anchor, self, pack)
         else:
             y_TO = self.base.forward(x_TD)
             if pack.stack is not None:
@@ -242,6 +268,10 @@ class _LoRALinear(torch.autograd.Function):
         return grad_TD, None, None, None
 
 
+# Torch has no types for `Function.apply`.
+_lora_linear: Callable[..., Tensor] = _LoRALinear.apply
+
+
 def _segment_backward(
     name: str, segment: Segment, h: Tensor, x_TD: Tensor, grad_TO: Tensor, grad_TD: Tensor | None,
     mask_TD: Tensor | None,
@@ -267,7 +297,7 @@ def _segment_backward(
 
 
 def _dropout_masks(segments: Sequence[Segment], x_TD: Tensor, name: str) -> Tensor | None:
-    """Dropout factors (T, D), 0 or 1 / (1 - p), drawn for each row from its own seed; None without dropout."""
+    """Dropout factors (T, D), 0 or 1 / (1 - p), drawn from each row's own seed; None without dropout."""
     if all(s.adapter.recipe.dropout == 0 for s in segments):
         return None
     mask_TD = torch.ones_like(x_TD)
@@ -299,6 +329,14 @@ class Runtime:
         self._attention = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
         self._pack: Pack | None = None
 
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Runtime:
+        """The runtime of `model`, made once; training and answering share its reordered weights."""
+        if "_seal_runtime_of" not in model.__dict__:
+            model.__dict__["_seal_runtime_of"] = cls(model)
+        runtime: Runtime = model.__dict__["_seal_runtime_of"]
+        return runtime
+
     @property
     def pack(self) -> Pack:
         """The stream that is going through the model."""
@@ -315,6 +353,15 @@ class Runtime:
         """Longest sequence the model has positions for."""
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
 
+    def check_tokens(self, ids: Sequence[int]) -> None:
+        """Raise `AdaptError` for a token that the model has no embedding for."""
+        size = int(self.model.get_input_embeddings().num_embeddings)
+        for token in (min(ids), max(ids)):
+            if not 0 <= token < size:
+                raise AdaptError(
+                    f"token {token} is not among the model's {size}", "use the tokenizer of this model"
+                )
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Patch the model for the time of the block; nothing may be yielded to a caller inside it."""
@@ -323,9 +370,10 @@ class Runtime:
         config._attn_implementation = attention.NAME
         patched = [*self.layers.values(), *([self.head] if self.head else [])]
         for layer in patched:
-            layer.module.forward = layer.forward  # type: ignore[method-assign]
+            layer.base.refresh()
+            layer.module.forward = layer.forward  # type: ignore[method-assign, unused-ignore]
         for module in self._attention:
-            module.seal_runtime = self  # type: ignore[assignment]
+            module.seal_runtime = self  # type: ignore[assignment, unused-ignore]
         try:
             yield
         finally:

@@ -106,9 +106,7 @@ def pack(
     )
 
 
-def pack_step(
-    tokens: Tensor, positions: Tensor, stack: AdapterStack | None, cache: KVCache
-) -> Pack:
+def pack_step(tokens: Tensor, positions: Tensor, stack: AdapterStack | None, cache: KVCache) -> Pack:
     """One decoding step: a new token (rows,) at `positions` (rows,) for each row of `cache`."""
     return Pack(tokens[None], positions[None], (), (), (), cache=cache, decoding=True, stack=stack)
 
