@@ -1,9 +1,9 @@
 """SEAL's outer loop (arXiv 2506.10943, Algorithm 1), from top to bottom.
 
 A round samples tasks, lets the policy write self-edits, trains an adapter on each and measures what it was
-worth, and trains the policy on the edits that helped. Held-out tasks are measured before and after the rounds.
-Every finished item goes to the run's journal; what the journal holds is never done again, so `run()` on a
-resumed run goes on where the last one stopped and ends with the same numbers.
+worth, and trains the policy on the edits that helped. Before the rounds and after them, held-out tasks are
+measured. Every finished item goes to the run's journal; what the journal holds is never done again, so
+`run()` on a resumed run goes on where the last one stopped and ends with the same numbers.
 """
 
 from __future__ import annotations

@@ -89,6 +89,8 @@ class Run:
             try:
                 run = cls(path, config, journal)
                 run._make_folders()
+                for partial in run.checkpoints.glob(".*"):
+                    shutil.rmtree(partial)  # what a killed process left of a policy it was writing
                 run._note_environment()
             except BaseException:
                 journal.close()
