@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, quantiles, stdev, variance
 
-from seal.records import EditResult
+from seal.records import ArmScore, EditResult
 from seal.statistics import bootstrap
 
 BINS = 10
@@ -135,6 +135,16 @@ def trend(rounds: Sequence[Mapping[str, Sequence[float]]]) -> Mean | None:
     enough = all(len(groups) > 1 for groups in rounds)
     margin = 1.96 * spread**0.5
     return Mean(slope, slope - margin, slope + margin) if enough else Mean(slope)
+
+
+def paired(a: ArmScore, b: ArmScore) -> Mean | None:
+    """Mean of `a` minus `b` over the tasks they share, by questions; None when they share none."""
+    other = {task.task_id: task.score for task in b.tasks}
+    shared = [task for task in a.tasks if task.task_id in other]
+    if not shared:
+        return None
+    found = bootstrap([t.score - other[t.task_id] for t in shared], [float(t.n) for t in shared])
+    return Mean(found.mean, found.low, found.high) if len(shared) > 1 else Mean(found.mean)
 
 
 def by_task(results: Iterable[EditResult], value: Callable[[EditResult], float]) -> dict[str, list[float]]:

@@ -86,6 +86,11 @@ class History:
         return dict(groups)
 
     @cached_property
+    def result_of(self) -> dict[str, EditResult]:
+        """Results by self-edit."""
+        return {result.edit_id: result for result in self.results}
+
+    @cached_property
     def trials_of(self) -> dict[str, list[Trial]]:
         """Trials by self-edit, repeats ascending."""
         groups: dict[str, list[Trial]] = defaultdict(list)

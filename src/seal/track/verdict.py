@@ -1,0 +1,104 @@
+"""The one sentence a report begins with: did it work, and is the gain more than chance?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from seal.records import ArmScore
+from seal.track.charts import label
+from seal.track.estimates import Mean, paired
+from seal.track.history import History
+from seal.track.metrics import RunMetrics
+
+Tone = Literal["good", "bad", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`headline` in one sentence; `details` say how sure it is and what it is compared with."""
+
+    tone: Tone
+    headline: str
+    details: tuple[str, ...]
+
+
+def verdict(history: History, metrics: RunMetrics) -> Verdict:
+    """What the run showed so far."""
+    arms = {arm.arm: arm for arm in history.arms}
+    best = next((arms[name] for name in ("self_edit_rl", "self_edit") if name in arms), None)
+    if best is not None and "base" in arms:
+        return _held_out(best, arms, history)
+    if metrics.rounds:
+        return _training_only(history, metrics)
+    what = "No round has ended yet" if history.rows else "Nothing has happened yet"
+    return Verdict("open", what, (f"{history.rows} items are finished.",))
+
+
+def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History) -> Verdict:
+    base = arms["base"]
+    gain = paired(best, base) or Mean(best.gain, best.gain_low, best.gain_high)
+    what = "Self-edits after RL" if best.arm == "self_edit_rl" else "Self-edits"
+    span = f"from {_share(base.mean)} to {_share(best.mean)}"
+    size = f"{base.n} held-out questions of {len(base.tasks)} tasks"
+    sure = f"Change {_points(gain.mean)}, 95 % interval {interval(gain)}, over {size}."
+    if gain.low is None or gain.high is None:
+        tone: Tone = "open"
+        headline = f"{what} moved the held-out score {span}; one task is too few to tell a gain from chance"
+    elif gain.low > 0:
+        tone, headline = "good", f"{what} raised the held-out score {span}"
+    elif gain.high < 0:
+        tone, headline = "bad", f"{what} lowered the held-out score {span}"
+    else:
+        tone = "open"
+        headline = f"{what} moved the held-out score {span}, which chance alone could do"
+    details = [sure, *_comparisons(best, arms)]
+    if not history.finished:
+        details.append("The run is not finished.")
+    elif best.arm == "self_edit" and history.rounds and not any(u.updated for u in history.updates.values()):
+        details.append("No round updated the policy, so there is nothing to compare after RL.")
+    return Verdict(tone, headline, tuple(details))
+
+
+def _comparisons(best: ArmScore, arms: dict[str, ArmScore]) -> list[str]:
+    said = []
+    names = {"passage": "training on the passage alone", "self_edit": "self-edits before RL"}
+    for name, words in names.items():
+        if name in arms and name != best.arm:
+            difference = paired(best, arms[name])
+            if difference is not None:
+                said.append(f"Against {words}: {_points(difference.mean)}, {interval(difference)}.")
+    return said
+
+
+def _training_only(history: History, metrics: RunMetrics) -> Verdict:
+    last = metrics.rounds[-1]
+    headline = (
+        f"In round {last.iteration + 1} self-edits moved the score on their own tasks "
+        f"from {_share(last.before.mean)} to {_share(last.after.mean)}"
+    )
+    why = "Held-out tasks were not measured" + ("." if history.finished else " yet.")
+    return Verdict(
+        "open",
+        headline,
+        (
+            f"Average change {_points(last.gain.mean)}, 95 % interval {interval(last.gain)}.",
+            f"{why} Kept self-edits were chosen by these very numbers, so they look better than they are.",
+        ),
+    )
+
+
+def interval(mean: Mean) -> str:
+    """An interval of shares in points, for people."""
+    if mean.low is None or mean.high is None:
+        return "unknown (one task)"
+    return f"{_points(mean.low, unit=False)} to {_points(mean.high, unit=False)} points"
+
+
+def _points(value: float, unit: bool = True) -> str:
+    text = f"{100 * value:+.1f}".replace("-", "−")
+    return f"{text} points" if unit else text
+
+
+def _share(value: float) -> str:
+    return label(round(value, 3), True)
