@@ -1,0 +1,154 @@
+"""Imports go one way, from records up to the command line; and what a user imports first is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import seal
+
+SOURCE = Path(seal.__file__).parent
+
+#: The rooms from the ground up. A room may import from its own floor and from those below.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"errors", "records", "seeds", "plugins", "lexical", "statistics", "yaml_lines"}),
+    frozenset({"settings"}),
+    frozenset({"config"}),
+    frozenset({"domains", "data", "arc", "grading", "self_edit"}),
+    frozenset({"models"}),
+    frozenset({"inner"}),
+    frozenset({"reward"}),
+    frozenset({"restem", "measure", "evaluation", "setup"}),
+    frozenset({"framework"}),
+    frozenset({"track", "serve", "cluster"}),
+    frozenset({"recipes"}),
+    frozenset({"cli", "__main__"}),
+)
+#: Single files that live higher up than what they depend on: no engine and no picture is in them.
+LOW = {"inner.schedule", "inner.protocol"} | {
+    f"track.{n}" for n in ("codec", "journal", "run", "environment", "log")
+}
+#: Upward imports that are meant.
+MEANT = {
+    ("settings", "config"): "SEALConfig.from_yaml hands over to the reader, which needs the schema first",
+}
+PUBLIC = [
+    "SEALConfig",
+    "SEALFramework",
+    "SelfEditGenerator",
+    "ReSTEMOptimizer",
+    "BaseDomain",
+    "KnowledgeIncorporation",
+    "FewShotLearning",
+    "LoRAWrapper",
+    "BaseRewardModel",
+    "DataLoader",
+    "DataPreprocessor",
+]
+HEAVY = ["torch", "transformers", "trl", "peft", "datasets", "matplotlib", "ray", "wandb", "openai"]
+
+
+def floor(module: str) -> int:
+    """Number of the floor that `module` (without `seal.`) is on."""
+    if module in LOW:
+        return 1
+    room = module.split(".")[0]
+    found = [n for n, rooms in enumerate(FLOORS) if room in rooms]
+    assert found, f"seal.{room} is on no floor: add it to FLOORS"
+    return found[0]
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imported(path: Path, known: set[str]) -> set[str]:
+    """Modules of seal that a file imports, wherever in the file: inside functions and for types too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("seal.") for a in node.names if a.name.startswith("seal.")}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports with their full name"
+            home = (node.module or "").removeprefix("seal").removeprefix(".")
+            if (node.module or "").split(".")[0] == "seal":
+                for alias in node.names:
+                    inner = f"{home}.{alias.name}".lstrip(".")
+                    found.add(inner if inner in known else home)
+    return found - {""}
+
+
+def test_imports_go_one_way() -> None:
+    every = dict(modules())
+    upward = {
+        (module, target)
+        for module, path in every.items()
+        if module
+        for target in imported(path, set(every))
+        if floor(target) > floor(module)
+    }
+    assert upward == set(MEANT)
+
+
+def test_only_the_command_line_knows_the_command_line() -> None:
+    every = dict(modules())
+    for module, path in every.items():
+        if module.split(".")[0] not in ("cli", "__main__"):
+            assert not any(name.split(".")[0] == "cli" for name in imported(path, set(every))), module
+
+
+def test_the_check_sees_an_upward_import(tmp_path: Path) -> None:
+    file = tmp_path / "lexical.py"
+    file.write_text("def f():\n    from seal import framework\n    import seal.cli.train\n")
+    found = imported(file, {name for name, _ in modules()})
+    assert found == {"framework", "cli.train"}
+    assert all(floor(name) > floor("lexical") for name in found)
+
+
+def test_every_room_but_the_engine_is_light() -> None:
+    """Importing them loads nothing heavy; only the engine's files and programs for several GPUs may."""
+    names = [
+        f"seal.{name}".rstrip(".")
+        for name, _ in modules()
+        if not name.startswith("inner.") and name != "__main__"
+    ]
+    script = f"""
+import importlib, sys
+heavy = []
+for name in {names}:
+    importlib.import_module(name)
+    heavy += [(name, each) for each in {HEAVY} if each in sys.modules]
+    if heavy:
+        break
+print(heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [["-c", "import seal"], ["-m", "seal", "--help"]])
+def test_the_first_contact_takes_less_than_a_second(command: list[str]) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *command], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 1  # the quickest of three: a busy machine is no slow program
+
+
+def test_public_names() -> None:
+    assert {*PUBLIC, "__version__"} == set(seal.__all__)
+    for name in PUBLIC:
+        found = getattr(seal, name)
+        assert isinstance(found, type)
+        assert found.__name__ == name
+    with pytest.raises(AttributeError, match="SEALFrameworks"):
+        seal.SEALFrameworks  # noqa: B018
