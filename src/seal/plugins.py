@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,15 @@ def load_object(path: str) -> Any:
     return getattr(module, attribute)
 
 
-def build(factory: Any, **options: Any) -> Any:
-    """Call `factory` with those `options` that its signature takes; an instance is returned as it is."""
+def taken(factory: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those `options` that the signature of `factory` takes; an instance takes none."""
     if not callable(factory):
-        return factory
+        return {}
     accepted = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-    return factory(**{k: v for k, v in options.items() if takes_any or k in accepted})
+    return {k: v for k, v in options.items() if takes_any or k in accepted}
+
+
+def build(factory: Any, **options: Any) -> Any:
+    """Call `factory` with those `options` that its signature takes; an instance is returned as it is."""
+    return factory(**taken(factory, options)) if callable(factory) else factory

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from seal.data.loader import DataLoader, tasks_from_loader
+from seal.data.loader import VAL_SHARE, DataLoader, split_tasks, tasks_from_loader
 from seal.domains.base import BaseDomain
 from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
-from seal.plugins import build, load_object
+from seal.plugins import build, load_object, taken
 from seal.records import Performance, Task
 from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
@@ -28,8 +28,7 @@ def load_tasks(config: SEALConfig, split: str) -> list[Task]:
     data = config.data_config
     limit = data.max_samples if split == "train" else data.max_val_samples
     if data.loader:
-        tasks = tasks_from_loader(build(load_object(data.loader), split=split, **data.options))
-        return tasks[:limit]
+        return _from_own_loader(config, split)[:limit]
     if config.domain == "few_shot_learning":
         from seal.arc.sources import load_split
 
@@ -42,6 +41,17 @@ def load_tasks(config: SEALConfig, split: str) -> list[Task]:
     return DataLoader(source, split=split, max_samples=limit, unanswerable=data.unanswerable).load_tasks()
 
 
+def _from_own_loader(config: SEALConfig, split: str) -> list[Task]:
+    """Tasks of the user's loader. One that takes no `split` gives all, which are divided as a file is."""
+    data = config.data_config
+    factory = load_object(data.loader or "")
+    tasks = tasks_from_loader(build(factory, split=split, **data.options))
+    if taken(factory, {"split": split}):
+        return tasks
+    train, val = split_tasks(tasks, VAL_SHARE)
+    return train if split == "train" else val
+
+
 def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
     """The domain, built-in or the user's own class.
 
@@ -49,6 +59,8 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
         ConfigError: it cannot be imported, is no `BaseDomain`, or refuses its options.
     """
     data = config.data_config
+    loaders = taken(load_object(data.loader), data.options) if data.loader else {}
+    options = {name: value for name, value in data.options.items() if name not in loaders}
     if config.domain == "knowledge_incorporation":
         from seal.domains.knowledge import KnowledgeIncorporation
 
@@ -61,14 +73,14 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
             max_new_tokens=config.evaluation.max_new_tokens,
             max_length=config.max_length,
             grader=grader,
-            **data.options,
+            **options,
         )
     if config.domain == "few_shot_learning":
         from seal.arc.sources import domain_options
         from seal.domains.few_shot import FewShotLearning
 
-        return _built(FewShotLearning, batch_size=config.inner.batch_size, **domain_options(data.options))
-    domain = build(load_object(config.domain), **data.options)
+        return _built(FewShotLearning, batch_size=config.inner.batch_size, **domain_options(options))
+    domain = build(load_object(config.domain), **options)
     if not isinstance(domain, BaseDomain):
         raise ConfigError(f"{config.domain} is not a domain", "make it a subclass of seal.BaseDomain")
     return domain
