@@ -15,7 +15,8 @@ from torch import Tensor
 
 from seal.errors import AdaptError, ModelError
 from seal.inner.adapter_files import load_adapter, save_adapter
-from seal.inner.multi_lora import Adapter, Runtime
+from seal.inner.adapter import Adapter
+from seal.inner.runtime import Runtime
 from seal.inner.packing import pack
 from seal.models.load import LoadedModel
 from seal.models.lora import target_modules

@@ -96,11 +96,11 @@ def same(a: Trained, b: Trained, tolerance: float = 2e-6) -> None:
 
 
 def nearly_the_same(a: Trained, b: Trained) -> None:
-    """Adam divides a gradient by its size, so a weight whose gradient is rounding noise may step either way."""
+    """Adam divides a gradient by its size: where that is near rounding noise, a part of a step may differ."""
     assert a.adapter is not None
     assert b.adapter is not None
     assert a.losses == pytest.approx(b.losses, abs=2e-5)
-    far = ~torch.isclose(a.adapter.weights, b.adapter.weights, rtol=1e-4, atol=1e-6)
+    far = ~torch.isclose(a.adapter.weights, b.adapter.weights, rtol=1e-4, atol=0.05 * a.job.recipe.learning_rate)
     assert float(far.float().mean()) < 0.005
 
 

@@ -17,7 +17,8 @@ from seal.inner.adapter_files import save_adapter
 from seal.inner.attention import NAME
 from seal.inner.decode import Decoder, Request, Written
 from seal.inner.loop import stop_ids
-from seal.inner.multi_lora import Adapter, AdapterStack, Runtime
+from seal.inner.adapter import Adapter, AdapterStack
+from seal.inner.runtime import Runtime
 from seal.inner.packing import Pack, pack
 from seal.models.load import LoadedModel
 from seal.models.lora import LoRAWrapper, merged

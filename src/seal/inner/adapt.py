@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seal.errors import AdaptError, SealError
-from seal.inner.multi_lora import Adapter, Runtime
+from seal.inner.adapter import Adapter
 from seal.inner.packing import pack
+from seal.inner.runtime import Runtime
 from seal.inner.schedule import learning_rate, step_rows, total_steps
 from seal.records import AdaptJob, TrainRow
 from seal.seeds import derive

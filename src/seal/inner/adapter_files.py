@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from seal.errors import AdaptError, ModelError
-from seal.inner.multi_lora import Adapter, Runtime
+from seal.inner.adapter import Adapter
+from seal.inner.runtime import Runtime
 from seal.records import LoRARecipe
 
 if TYPE_CHECKING:

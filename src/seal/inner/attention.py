@@ -18,6 +18,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from seal.inner.packing import Pack
 
 NAME = "seal"
+#: Longest sequences whose attention gradient is written out on a CPU in bf16; memory grows with the square.
+LONGEST_WRITTEN_OUT = 1024
 
 
 class _Pad(torch.autograd.Function):
@@ -73,6 +75,48 @@ _pad: Callable[..., Tensor] = _Pad.apply
 _unpad: Callable[..., Tensor] = _Unpad.apply
 
 
+class _CausalBF16(torch.autograd.Function):
+    """Causal attention (S, H, L, E) whose backward pass is written out as matrix products.
+
+    The fused CPU kernel's own backward pass takes about ten times as long in bf16 at the lengths of
+    self-edits. Probabilities and their gradients are computed in fp32, as a fused kernel does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.scale = scale
+        gqa = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=gqa)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v = ctx.saved_tensors
+        rows, heads, length, features = q.shape
+        shared = heads // k.shape[1]  # query heads a key head
+
+        def by_key_head(x: Tensor) -> Tensor:  # (S·K, G·L, E)
+            return x.reshape(rows * k.shape[1], shared * length, features)
+
+        q2, g2 = by_key_head(q), by_key_head(grads[0])
+        k2, v2 = (x.reshape(-1, length, features) for x in (k, v))
+        logits = torch.bmm(q2.float(), k2.float().transpose(1, 2)).view(-1, shared, length, length)
+        hidden = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        p = (
+            logits.mul_(ctx.scale)
+            .masked_fill_(hidden, -torch.inf)
+            .softmax(dim=-1)
+            .view(-1, shared * length, length)
+        )
+        grad_p = torch.bmm(g2.float(), v2.float().transpose(1, 2))
+        grad_s = p * (grad_p - (grad_p * p).sum(dim=-1, keepdim=True)) * ctx.scale
+        p16, s16 = p.to(q.dtype), grad_s.to(q.dtype)
+        grad_q = torch.bmm(s16, k2).view_as(q)
+        grad_k = torch.bmm(s16.transpose(1, 2), q2).view_as(k)
+        grad_v = torch.bmm(p16.transpose(1, 2), g2).view_as(v)
+        return grad_q, grad_k, grad_v, None
+
+
 def _attend(
     q_SHLE: Tensor, k_SKLE: Tensor, v_SKLE: Tensor, scale: float, window: int | None, softcap: float | None
 ) -> Tensor:
@@ -80,6 +124,10 @@ def _attend(
     length = q_SHLE.shape[2]
     windowed = window is not None and length > window
     if softcap is None and not windowed:
+        slow_kernel = q_SHLE.device.type == "cpu" and q_SHLE.dtype == torch.bfloat16
+        if slow_kernel and length <= LONGEST_WRITTEN_OUT and torch.is_grad_enabled():
+            out: Tensor = _CausalBF16.apply(q_SHLE, k_SKLE, v_SKLE, scale)  # type: ignore[no-untyped-call]
+            return out
         gqa = q_SHLE.shape[1] != k_SKLE.shape[1]
         return F.scaled_dot_product_attention(
             q_SHLE, k_SKLE, v_SKLE, is_causal=True, scale=scale, enable_gqa=gqa

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from seal.errors import AdaptError
-from seal.inner.multi_lora import Adapter, AdapterStack, Runtime
+from seal.inner.adapter import Adapter, AdapterStack
 from seal.inner.packing import pack, pack_step
+from seal.inner.runtime import Runtime
 from seal.inner.sampling import pick
 from seal.records import Sampling
 

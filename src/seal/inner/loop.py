@@ -11,9 +11,10 @@ import torch
 
 from seal.errors import AdaptError, GenerationError, SealError
 from seal.inner.adapt import Trained, train
+from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
 from seal.inner.decode import Decoder, Request, Written
-from seal.inner.multi_lora import Adapter, Runtime
+from seal.inner.runtime import Runtime
 from seal.models.load import LoadedModel
 from seal.records import (
     AdaptJob,

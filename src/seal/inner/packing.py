@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from seal.inner.adapter import Adapter, AdapterStack
     from seal.inner.decode import KVCache
-    from seal.inner.multi_lora import Adapter, AdapterStack
 
 #: Sequences whose lengths differ by at most this factor share one padded attention call.
 BUCKET_RATIO = 1.5

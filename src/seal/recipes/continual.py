@@ -238,7 +238,7 @@ _Factors = dict[str, "tuple[Tensor, Tensor, float]"]
 
 def _read_factors(loaded: LoadedModel, folder: Path) -> _Factors:
     from seal.inner.adapter_files import load_adapter
-    from seal.inner.multi_lora import Runtime
+    from seal.inner.runtime import Runtime
 
     adapter = load_adapter(Runtime.of(loaded.model), folder)
     scale = adapter.recipe.alpha / adapter.recipe.rank

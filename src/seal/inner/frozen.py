@@ -1,0 +1,90 @@
+"""The base's own products: frozen linear layers that read the same input go as one where it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+
+class FrozenLinears:
+    """Linear layers of one input (q, k and v; gate and up): their outputs side by side, no weight gradient.
+
+    On a CPU in bf16 the weights are put side by side and reordered once for oneDNN, in both directions;
+    otherwise every call would reorder them again. Elsewhere the layers' own weights are used, uncopied.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = tuple(modules)
+        self._read()
+        self.sizes = tuple(int(w.shape[0]) for w in self.weights)
+        self.features = int(self.weights[0].shape[1])
+
+    def _read(self) -> None:
+        raw = [m.weight.detach() for m in self.modules]  # type: ignore[union-attr, operator, unused-ignore]
+        self._state = [_state(m) for m in self.modules]
+        self.weights: list[Tensor] = [
+            w.t() if isinstance(m, Conv1D) else w for m, w in zip(self.modules, raw, strict=True)
+        ]
+        self.biases: list[Tensor | None] = [m.bias for m in self.modules]  # type: ignore[misc]
+        self._packed: tuple[Tensor, Tensor] | None = None
+        self._bias: Tensor | None = None
+        if raw[0].device.type == "cpu" and raw[0].dtype == torch.bfloat16 and _onednn_bf16():
+            weight_OD = torch.cat(self.weights) if len(raw) > 1 else self.weights[0].contiguous()
+            reorder = torch.ops.mkldnn._reorder_linear_weight
+            self._packed = (reorder(weight_OD), reorder(weight_OD.t().contiguous()))
+            if any(b is not None for b in self.biases):
+                parts = [
+                    w.new_zeros(w.shape[0]) if b is None else b.detach()
+                    for w, b in zip(self.weights, self.biases, strict=True)
+                ]
+                self._bias = torch.cat(parts)
+
+    def refresh(self) -> None:
+        """Read the weights again if somebody wrote to one (an adapter was merged) or replaced it."""
+        if any(_changed(m, s) for m, s in zip(self.modules, self._state, strict=True)):
+            self._read()
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """(T, D) → (T, O), the layers' outputs side by side."""
+        if self._packed is not None:
+            return _packed_linear(x_TD, self._packed[0], self._bias)
+        outs = [F.linear(x_TD, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
+        return torch.cat(outs, dim=-1) if len(outs) > 1 else outs[0]
+
+    def backward(self, grad_TO: Tensor) -> Tensor:
+        """Gradient of the input: (T, O) → (T, D)."""
+        if self._packed is not None:
+            return _packed_linear(grad_TO, self._packed[1], None)
+        parts = grad_TO.split(self.sizes, dim=-1)
+        grad_TD: Tensor = parts[0] @ self.weights[0]
+        for part, weight in zip(parts[1:], self.weights[1:], strict=True):
+            grad_TD.addmm_(part, weight)
+        return grad_TD
+
+
+def _state(module: nn.Module) -> tuple[int, int, Tensor]:
+    """What tells that a weight was written to. PEFT merges through `.data`, which only the values betray."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight.data_ptr(), weight._version, _sample(weight).clone()
+
+
+def _changed(module: nn.Module, state: tuple[int, int, Tensor]) -> bool:
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return (weight.data_ptr(), weight._version) != state[:2] or not torch.equal(_sample(weight), state[2])
+
+
+def _sample(weight: Tensor) -> Tensor:
+    return weight.detach().view(-1)[:: max(1, weight.numel() // 64)]
+
+
+def _onednn_bf16() -> bool:
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, "none", [], "")
+    return out

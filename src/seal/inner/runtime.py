@@ -1,0 +1,122 @@
+"""A base model made ready to serve a pack of many adapters, and put back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seal.errors import AdaptError
+from seal.inner import attention
+from seal.inner.multi_lora import SIBLINGS, LayerGroup
+from seal.inner.packing import Pack
+from seal.models.lora import linear_modules
+
+
+class Runtime:
+    """A base model whose linear layers and attention can serve a pack of many adapters.
+
+    The model is patched only inside `active()`; outside it is what it was, weights and code.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        attention.register()
+        self.model = model
+        self.device, self.dtype = model.device, model.dtype
+        self.anchor = torch.zeros((), device=self.device, requires_grad=True)
+        named = _sibling_groups(linear_modules(model))
+        self.groups = [LayerGroup(self, index, group) for index, group in enumerate(named)]
+        self.layers = {name for group in self.groups for name in group.names}
+        """Full names of the layers that can be adapted."""
+        head = model.get_output_embeddings()
+        self._head = [LayerGroup(self, -1, [("", head)])] if isinstance(head, nn.Linear) else []
+        self._attention = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
+        self._pack: Pack | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Runtime:
+        """The runtime of `model`, made once; training and answering share its reordered weights."""
+        if "_seal_runtime_of" not in model.__dict__:
+            model.__dict__["_seal_runtime_of"] = cls(model)
+        runtime: Runtime = model.__dict__["_seal_runtime_of"]
+        return runtime
+
+    @property
+    def pack(self) -> Pack:
+        """The stream that is going through the model."""
+        assert self._pack is not None, "a patched layer ran outside Runtime.forward"
+        return self._pack
+
+    @property
+    def n_layers(self) -> int:
+        """Decoder layers, for the key-value cache."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence the model has positions for."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+
+    def check_tokens(self, ids: Sequence[int]) -> None:
+        """Raise `AdaptError` for a token that the model has no embedding for."""
+        size = int(self.model.get_input_embeddings().num_embeddings)
+        for token in (min(ids), max(ids)):
+            if not 0 <= token < size:
+                raise AdaptError(
+                    f"token {token} is not among the model's {size}", "use the tokenizer of this model"
+                )
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Patch the model for the time of the block; nothing may be yielded to a caller inside it."""
+        config = self.model.config
+        was = config._attn_implementation
+        config._attn_implementation = attention.NAME
+        groups = self.groups + self._head
+        for group in groups:
+            group.patch()
+        for module in self._attention:
+            module.seal_runtime = self  # type: ignore[assignment, unused-ignore]
+        try:
+            yield
+        finally:
+            config._attn_implementation = was
+            for group in groups:
+                group.unpatch()
+            for module in self._attention:
+                del module.seal_runtime
+
+    def forward(self, pack: Pack, keep: Tensor) -> Tensor:
+        """Logits (kept positions, V) of a pack, in the base's type."""
+        self._pack = pack
+        try:
+            out = self.model(
+                input_ids=pack.input_ids,
+                position_ids=pack.position_ids,
+                use_cache=False,
+                logits_to_keep=keep,
+            )
+        finally:
+            self._pack = None
+        logits: Tensor = out.logits[0]
+        return logits
+
+
+def _sibling_groups(layers: dict[str, nn.Module]) -> list[list[tuple[str, nn.Module]]]:
+    """Layers in the model's order, siblings that read the same input together."""
+    groups: list[list[tuple[str, nn.Module]]] = []
+    taken: set[str] = set()
+    for name, module in layers.items():
+        if name in taken:
+            continue
+        parent, _, own = name.rpartition(".")
+        family = next((names for names in SIBLINGS if own in names), (own,))
+        group = [(f"{parent}.{n}", layers[f"{parent}.{n}"]) for n in family if f"{parent}.{n}" in layers]
+        if len(group) < len(family):
+            group = [(name, module)]
+        groups.append(group)
+        taken |= {n for n, _ in group}
+    return groups
