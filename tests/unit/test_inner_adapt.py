@@ -100,7 +100,9 @@ def nearly_the_same(a: Trained, b: Trained) -> None:
     assert a.adapter is not None
     assert b.adapter is not None
     assert a.losses == pytest.approx(b.losses, abs=2e-5)
-    far = ~torch.isclose(a.adapter.weights, b.adapter.weights, rtol=1e-4, atol=0.05 * a.job.recipe.learning_rate)
+    far = ~torch.isclose(
+        a.adapter.weights, b.adapter.weights, rtol=1e-4, atol=0.05 * a.job.recipe.learning_rate
+    )
     assert float(far.float().mean()) < 0.005
 
 
