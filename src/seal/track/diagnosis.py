@@ -59,7 +59,7 @@ def _round(m: RoundMetrics, history: History) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "The loss jumps while adapters train",
-            f"{m.loss_spikes:.0%} of the trainings pass through a loss twice as high as at their start.",
+            f"{_percent(m.loss_spikes)} of the trainings pass a loss twice as high as at their start.",
             "Lower `learning_rate`, or set `inner.warmup_ratio` to 0.1.",
         )
     first, last = m.update_first_loss, m.update_last_loss
@@ -100,7 +100,7 @@ def _rewards(m: RoundMetrics) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "The success rate is low",
-            f"{rate:.0%} of the self-edits helped; aim at {AIM[0]:.0%} to {AIM[1]:.0%}.",
+            f"{_percent(rate)} of the self-edits helped; aim at {_percent(AIM[0])} to {_percent(AIM[1])}.",
             "Try another `prompt_type` (questions_answers, rewrite), more `inner.epochs`, a higher "
             "`learning_rate`, a lower `reward_threshold`, or a larger model.",
         )
@@ -108,7 +108,7 @@ def _rewards(m: RoundMetrics) -> Iterator[Finding]:
         yield Finding(
             "note",
             "The success rate is high",
-            f"{rate:.0%} of the self-edits helped; above {AIM[1]:.0%} the reward picks out few.",
+            f"{_percent(rate)} of the self-edits helped; above {_percent(AIM[1])} the reward picks out few.",
             "Keep only the best of each task (`keep: best_of_k`), or raise `reward_threshold`.",
         )
     if not m.kept and m.finished:
@@ -125,14 +125,14 @@ def _edits(m: RoundMetrics, history: History) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "Many self-edits are duplicates",
-            f"{m.duplicates:.0%} repeat an earlier self-edit of the same task word for word.",
+            f"{_percent(m.duplicates)} repeat an earlier self-edit of the same task word for word.",
             "Raise `generation.temperature` or `generation.top_p`.",
         )
     if m.cut_off >= MANY:
         yield Finding(
             "warning",
             "Self-edits are cut off",
-            f"{m.cut_off:.0%} ran into the limit of {history.config.generation.max_new_tokens} tokens.",
+            f"{_percent(m.cut_off)} ran into the limit of {history.config.generation.max_new_tokens} tokens.",
             "Raise `generation.max_new_tokens`, or ask for shorter self-edits.",
         )
     if m.invalid:
@@ -189,10 +189,14 @@ def _held_out(metrics: RunMetrics) -> Iterator[Finding]:
             yield Finding(
                 "problem",
                 "Training on self-edits made held-out answers worse",
-                f"By {-gain.mean:.1%} (95 % interval {_span(gain)}) in the arm {name}.",
+                f"By {_percent(-gain.mean)} (95 % interval {_span(gain)}) in the arm {name}.",
                 "Lower `learning_rate` or `inner.epochs`; look at the answers: broken text is overfitting.",
             )
             return
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def _span(mean: Mean) -> str:

@@ -178,14 +178,18 @@ def _stability(metrics: RunMetrics, x: tuple[str, ...]) -> LineChart:
 
 
 def _loss_charts(history: History) -> list[Chart]:
-    charts: list[Chart] = []
-    updates = [u for u in history.updates.values() if u.losses]
-    if updates:
-        losses = tuple(loss for update in updates for loss in update.losses)
-        steps = tuple(str(i + 1) for i in range(len(losses)))
-        alt = f"Loss of the policy's own training, from {losses[0]:.3g} to {losses[-1]:.3g} nats a token."
-        charts.append(LineChart("Policy loss", alt, steps, (Series("loss", losses),), x_label="step"))
-    return charts
+    updates = [update.losses for update in history.updates.values() if update.losses]
+    if not updates:
+        return []
+    count = sum(map(len, updates))
+    series, first = [], 0
+    for losses in updates:
+        series.append(Series("", (None,) * first + losses + (None,) * (count - first - len(losses))))
+        first += len(losses)
+    steps = tuple(str(i + 1) for i in range(count))
+    ends = f"from {updates[0][0]:.3g} at the first step to {updates[-1][-1]:.3g} at the last"
+    alt = f"Loss of the policy's own training, one line a round, {ends}, in nats a token."
+    return [LineChart("Policy loss", alt, steps, tuple(series), x_label="step")]
 
 
 def _matrix(method: str, rows: Sequence[Sequence[float]]) -> HeatMap:

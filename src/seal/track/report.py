@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -265,6 +266,7 @@ def _policy() -> str:
 def _environment(escape: bool = True) -> Any:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
+    from markupsafe import escape as escape_text
 
     environment = Environment(
         loader=FunctionLoader(_file),
@@ -281,6 +283,7 @@ def _environment(escape: bool = True) -> Any:
         "duration": _duration,
         "arm_name": arm_name,
         "cell": _cell,
+        "code": lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape_text(text)))),
         "day": lambda text: datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M UTC") if text else "",
     }
     environment.globals |= {"inline": lambda text: Markup(text)}
