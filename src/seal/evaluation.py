@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
-from seal.records import ArmScore, Baseline, TaskScore, Trial
+from seal.domains.base import BaseDomain
+from seal.records import ArmScore, Baseline, Performance, PolicyUpdate, SelfEdit, Task, TaskScore, Trial
+from seal.seeds import derive
 from seal.statistics import bootstrap
+from seal.workbench import Workbench
+
+#: Numbers of the two evaluations, in the place of a round's.
+BEFORE, AFTER = -1, -2
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run came to: the held-out arms and the rounds."""
+
+    arms: tuple[ArmScore, ...]
+    updates: tuple[PolicyUpdate, ...]
+    success_rates: tuple[float, ...]
+    """Share of self-edits with a positive reward, a round."""
+
+    def __str__(self) -> str:
+        lines = []
+        if self.arms:
+            lines.append(
+                f"held-out, {self.arms[0].n} questions of {len(self.arms[0].tasks)} tasks, no context"
+            )
+        for arm in self.arms:
+            gain = ""
+            if arm.arm != "base":
+                gain = f"   gain {arm.gain:+6.1%}  [{arm.gain_low:+.1%}, {arm.gain_high:+.1%}]"
+            lines.append(f"  {arm.arm:<14} {arm.mean:6.1%}  [{arm.low:.1%}, {arm.high:.1%}]{gain}")
+        for update, rate in zip(self.updates, self.success_rates, strict=True):
+            kept = f"kept {update.kept} of {update.of} self-edits"
+            end = f"policy {update.policy}" if update.updated else update.why
+            lines.append(f"round {update.iteration + 1}: {rate:.0%} of rewards positive, {kept}; {end}")
+        return "\n".join(lines)
 
 
 def base_arm(baselines: Sequence[Baseline], arm: str = "base") -> ArmScore:
@@ -38,3 +72,74 @@ def _arm(arm: str, policy: str, tasks: tuple[TaskScore, ...], base: Sequence[Tas
     score = bootstrap([t.score for t in tasks], weights)
     gain = bootstrap([t.score - unaided[t.task_id] for t in tasks], weights)
     return ArmScore(arm, policy, tasks, sum(t.n for t in tasks), *score, *gain)
+
+
+class HeldOut:
+    """The held-out tasks and the arms that are compared on them.
+
+    Args:
+        domain: gives the reference edits (the passage alone, fixed recipes).
+        tasks: held-out tasks; without any there are no arms.
+        wanted: names of arms to measure; None: all that there are.
+        samples: self-edits a task in the arms of the policy.
+        seed: the run's seed.
+    """
+
+    def __init__(
+        self, domain: BaseDomain, tasks: Sequence[Task], wanted: Sequence[str] | None, samples: int, seed: int
+    ) -> None:
+        self.domain, self.tasks, self.samples, self.seed = domain, list(tasks), samples, seed
+        self.wanted = None if wanted is None else set(wanted)
+        self._by_id = {task.id: task for task in tasks}
+
+    def before(self, bench: Workbench) -> list[ArmScore]:
+        """Arms of the untrained policy: base, the domain's references, its own self-edits."""
+        if not self.tasks:
+            return []
+        base, performances = self._base(bench, "base", BEFORE)
+        arms = [base]
+        references = {task.id: self.domain.reference_edits(task) for task in self.tasks}
+        for arm in dict.fromkeys(name for named in references.values() for name in named):
+            if self._wants(arm):
+                edits = [
+                    SelfEdit(f"{name}.{arm}", name, "", named[arm], derive(self.seed, name, arm), "reference")
+                    for name, named in references.items()
+                    if arm in named
+                ]
+                arms.append(self._arm(bench, arm, edits, BEFORE, performances, base))
+        if self._wants("self_edit"):
+            edits = bench.write(self.tasks, self.samples, BEFORE)
+            arms.append(self._arm(bench, "self_edit", edits, BEFORE, performances, base))
+        return arms
+
+    def after(self, bench: Workbench, arms: Sequence[ArmScore]) -> list[ArmScore]:
+        """Self-edits of the policy after the rounds. If it is still the one from before, there is no arm."""
+        if not self.tasks or bench.policy.version == arms[0].policy or not self._wants("self_edit_rl"):
+            return []
+        base, performances = self._base(bench, "base_rl", AFTER)
+        edits = bench.write(self.tasks, self.samples, AFTER)
+        return [base, self._arm(bench, "self_edit_rl", edits, AFTER, performances, arms[0])]
+
+    def _wants(self, arm: str) -> bool:
+        return self.wanted is None or arm in self.wanted
+
+    def _base(self, bench: Workbench, arm: str, iteration: int) -> tuple[ArmScore, dict[str, Performance]]:
+        performances = bench.baselines(self.tasks, iteration)
+        rows = [Baseline(t.id, bench.policy.version, performances[t.id]) for t in self.tasks]
+        score = base_arm(rows, arm)
+        bench.record("arm", arm, score)
+        return score, performances
+
+    def _arm(
+        self,
+        bench: Workbench,
+        arm: str,
+        edits: Sequence[SelfEdit],
+        iteration: int,
+        before: Mapping[str, Performance],
+        base: ArmScore,
+    ) -> ArmScore:
+        trials = bench.adapt(edits, 1, arm, iteration, self._by_id, before)
+        score = trained_arm(arm, trials, base)
+        bench.record("arm", arm, score)
+        return score

@@ -1,4 +1,4 @@
-"""What a self-edit is worth: train on it, ask the probes, score the answers. Many at once where the domain allows."""
+"""What a self-edit is worth: train on it, ask the probes, score the answers; many at once where that goes."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Measurer:
     def _one_by_one(
         self, jobs: Mapping[str, AdaptJob], specs: Mapping[str, TrialSpec], tasks: Mapping[str, Task]
     ) -> Iterator[AdaptOutcome]:
-        """The path of a domain with only the three methods of the specification: one PEFT adapter at a time."""
+        """A domain with only the three methods of the specification: one PEFT adapter at a time."""
         from seal.models.lora import LoRAWrapper
 
         self._evaluated: dict[str, Performance] = {}

@@ -72,7 +72,7 @@ ImportPath = Annotated[str, AfterValidator(_import_path)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AutoOrNatural = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_natural)]
 Schedule = Literal["constant", "linear", "cosine"]
-Arm = Literal["base", "passage", "self_edit", "self_edit_rl"]
+Arm = Literal["base", "passage", "no_augmentation", "random", "oracle", "self_edit", "self_edit_rl"]
 Arms = Annotated[tuple[Arm, ...], Field(min_length=1)]
 
 
@@ -159,8 +159,10 @@ class GenerationConfig(Section):
     """OpenAI-compatible server that writes instead of the local policy, such as http://localhost:8000/v1."""
     model: str | None = None
     """Model name on that server."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the server's key; the key itself never stands in a config."""
+    api: Literal["completions", "chat"] = "completions"
+    """completions sends the prompt as it is, chat lets the server add its own template."""
+    api_key_env: str = ""
+    """Environment variable that holds the server's key, empty for none; the key never stands in a config."""
     max_attempts: Natural = 5
     """Tries a request to the server gets before the item fails."""
     timeout_s: Positive = 120.0
@@ -205,8 +207,9 @@ class EvaluationConfig(Section):
     """Longest answer to a question, in tokens; also used for rewards."""
     n_tasks: Natural | None = None
     """Held-out tasks to evaluate; None: all of them."""
-    arms: Arms = ("base", "passage", "self_edit", "self_edit_rl")
-    """What is compared: no training, the passage alone, self-edits before RL, self-edits after RL."""
+    arms: Arms | None = None
+    """What is compared with the base: self_edit (before RL), self_edit_rl (after RL) and the domain's references
+    (passage; or no_augmentation, random and oracle); None: all that there are."""
     samples: Natural = 1
     """Self-edits a task in each self-edit arm; their scores are averaged."""
     in_context: bool = False
@@ -268,8 +271,8 @@ class SEALConfig(Section):
     domain: str = "knowledge_incorporation"
     """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""
     reward: str = "auto"
-    """binary, accuracy_gain, best_of_k, log_likelihood, or an import path `package.module:Class`; auto: binary
-    for the two built-in domains, the domain's own `compute_reward` for a domain of yours."""
+    """binary, accuracy_gain, best_of_k, log_likelihood, or an import path `package.module:Class`; auto: binary,
+    or the domain's own `compute_reward` for a domain of yours."""
     reward_threshold: Annotated[float, BeforeValidator(_no_bool)] = 0.0
     """A reward must be above this to be positive."""
     keep: Literal["positive", "best_of_k"] = "positive"

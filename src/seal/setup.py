@@ -14,9 +14,10 @@ from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
 
 if TYPE_CHECKING:
-    from seal.inner.loop import LocalInnerLoop
     from seal.inner.protocol import Generator
     from seal.models.load import LoadedModel
+    from seal.track.run import Run
+    from seal.workbench import Workbench
 
 
 def load_tasks(config: SEALConfig, split: str) -> list[Task]:
@@ -136,10 +137,42 @@ def grader(config: SEALConfig, base: LoadedModel) -> Grader:
     )
 
 
-def engines(config: SEALConfig, policy: LoadedModel, grader: Grader) -> tuple[Generator, LocalInnerLoop]:
-    """The writer of self-edits (local, or the server that the settings name) and the inner loop."""
-    from seal.inner.loop import LocalGenerator, LocalInnerLoop
+def workbench(
+    config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, policy: LoadedModel
+) -> Workbench:
+    """`policy` with everything that it writes, adapts and is measured with."""
+    from seal.inner.loop import LocalInnerLoop
+    from seal.measure import Measurer
+    from seal.self_edit import SelfEditGenerator
+    from seal.workbench import Workbench
 
     slots, budget = (None if v == "auto" else int(v) for v in (config.inner.slots, config.inner.token_budget))
     loop = LocalInnerLoop(policy, grader, slots=slots, token_budget=budget)
-    return LocalGenerator(policy), loop
+    pad_to = config.max_length if config.inner.pad_loss else 0
+    measurer = Measurer(policy, domain, loop, config.lora_recipe(), config.seed, pad_to)
+    generator = _generator(config, policy)
+    writer = getattr(domain, "writer", None)
+    if writer is not None:
+        generator = writer(generator, policy.tokenizer)
+    edits = SelfEditGenerator(generator, domain, policy.tokenizer, config.sampling(), config.seed)
+    return Workbench(run, edits, measurer, chunk=2 * loop.slots)
+
+
+def _generator(config: SEALConfig, policy: LoadedModel) -> Generator:
+    """The local policy, or the server that the settings name."""
+    g = config.generation
+    if g.base_url is None:
+        from seal.inner.loop import LocalGenerator
+
+        return LocalGenerator(policy)
+    from seal.models.openai_generator import OpenAIGenerator
+
+    return OpenAIGenerator(
+        g.model or config.model_name,
+        g.base_url,
+        g.api,
+        g.api_key_env,
+        concurrency=g.concurrency,
+        timeout=g.timeout_s,
+        attempts=g.max_attempts,
+    )

@@ -66,7 +66,8 @@ def measure(
     with_passage = config.data_config.include_passage
     train_tokens = adapters * config.inner.epochs * (longest + with_passage * passage)
     answers = asked * (adapters + config.max_outer_iterations * config.tasks_per_iteration)
-    arms, samples = config.evaluation.arms, config.evaluation.samples
+    arms = config.evaluation.arms or ("base", "passage", "self_edit", "self_edit_rl")
+    samples = config.evaluation.samples
     edit_arms = sum(arm in arms for arm in ("self_edit", "self_edit_rl")) * samples
     for task in val:
         own = count(str(task.context))

@@ -91,7 +91,7 @@ def _remote(
     base_url: str, model: str, api: str, key_env: str, concurrency: int, prompt: str
 ) -> tuple[Generator, Callable[[Task], str]]:
     from seal.domains.knowledge import KnowledgeIncorporation
-    from seal.serve.openai_generator import OpenAIGenerator
+    from seal.models.openai_generator import OpenAIGenerator
 
     if not model:
         raise ConfigError("--server-model is missing", "give the server's name for the model")

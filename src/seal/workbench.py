@@ -1,0 +1,111 @@
+"""One policy at work: it answers, writes self-edits and is adapted, and every finished item is journalled.
+
+What the journal holds is taken from there. Work that the engine does in one batch is done again as that
+batch when a crash cut it short, so that a resumed run ends with the same numbers to the last bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from seal.measure import Measurer, TrialSpec
+from seal.records import Baseline, Performance, Phase, SelfEdit, Task, Trial
+from seal.self_edit import SelfEditGenerator
+
+if TYPE_CHECKING:
+    from seal.track.run import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Clock:
+    tokens: int = 0
+
+
+class Workbench:
+    """A policy with its writer, its measurer and the run's journal.
+
+    Args:
+        run: the open run folder.
+        writer: draws self-edits from the policy.
+        measurer: measures the policy and its adaptations.
+        chunk: adapters that are trained and journalled together.
+    """
+
+    def __init__(self, run: Run, writer: SelfEditGenerator, measurer: Measurer, chunk: int) -> None:
+        self.run, self.writer, self.measurer, self.chunk = run, writer, measurer, chunk
+        self.policy = measurer.loaded
+
+    def baselines(self, tasks: Sequence[Task], iteration: int) -> dict[str, Performance]:
+        """The policy's performance on `tasks` before any training; computed once a policy and task."""
+        keys = {task.id: f"{self.policy.version}/{task.id}" for task in tasks}
+
+        def recall(task: Task) -> Baseline | None:
+            return self.run.recall(Baseline, "baseline", keys[task.id])
+
+        due = [t for t in tasks if (known := recall(t)) is None or known.iteration == iteration]
+        if any(recall(task) is None for task in due):  # a batch cut short is answered again whole
+            with self.phase("baseline", iteration) as phase:
+                for baseline in self.measurer.baselines(due):
+                    fresh = replace(baseline, iteration=iteration)
+                    self.record("baseline", keys[baseline.task_id], fresh)
+                    phase.tokens += sum(a.n_tokens for a in baseline.answers)
+        return {b.task_id: b.performance for b in map(recall, tasks) if b is not None}
+
+    def write(self, tasks: Sequence[Task], n: int, iteration: int) -> list[SelfEdit]:
+        """`n` self-edits a task. They are drawn in one batch, so they are taken or drawn again together."""
+        names = [f"{task.id}.i{iteration}.e{k}" for task in tasks for k in range(n)]
+        known = [self.run.recall(SelfEdit, "edit", name) for name in names]
+        if all(known):
+            return [edit for edit in known if edit is not None]
+        log.info("writing %d self-edits", len(names))
+        with self.phase("write", iteration) as phase:
+            edits = self.writer.generate(tasks, n, self.policy.version, iteration)
+            phase.tokens = sum(edit.n_tokens for edit in edits)
+        for edit in edits:
+            self.record("edit", edit.id, edit)
+        return edits
+
+    def adapt(
+        self,
+        edits: Sequence[SelfEdit],
+        repeats: int,
+        arm: str,
+        iteration: int,
+        tasks: Mapping[str, Task],
+        before: Mapping[str, Performance],
+    ) -> list[Trial]:
+        """Train `repeats` adapters on every edit and measure each; in chunks of fixed make-up."""
+        specs = [TrialSpec(edit, r, arm, iteration) for edit in edits for r in range(repeats)]
+        trials: list[Trial] = []
+        for number, start in enumerate(range(0, len(specs), self.chunk)):
+            chunk = specs[start : start + self.chunk]
+            known = [self.run.recall(Trial, "trial", spec.key) for spec in chunk]
+            if not all(known):
+                with self.phase("adapt", iteration, f"{arm}-{number}") as phase:
+                    for trial in self.measurer.trials(chunk, tasks, before):
+                        self.record("trial", f"{trial.edit_id}/r{trial.repeat}", trial)
+                        phase.tokens += trial.outcome.timings.train_tokens
+                known = [self.run.recall(Trial, "trial", spec.key) for spec in chunk]
+            trials += [trial for trial in known if trial is not None]
+            log.info("%s: %d of %d adapters measured", arm, len(trials), len(specs))
+        return trials
+
+    def record(self, kind: str, key: str, record: object) -> None:
+        """Record what is new; an item that a crash left behind from a batch run again stays as it is."""
+        if self.run.journal.get(kind, key) is None:
+            self.run.record(kind, key, record)
+
+    @contextmanager
+    def phase(self, name: str, iteration: int, part: str = "") -> Iterator[_Clock]:
+        """Note the wall time of the block, and the tokens that it counts on the clock."""
+        clock, started = _Clock(), time.perf_counter()
+        yield clock
+        phase = Phase(name, iteration, time.perf_counter() - started, clock.tokens)  # type: ignore[arg-type]
+        self.record("phase", "/".join(filter(None, (name, str(iteration), part))), phase)
