@@ -208,7 +208,7 @@ class EvaluationConfig(Section):
     n_tasks: Natural | None = None
     """Held-out tasks to evaluate; None: all of them."""
     arms: Arms | None = None
-    """What is compared with the base: self_edit (before RL), self_edit_rl (after RL) and the domain's references
+    """Compared with the base: self_edit (before RL), self_edit_rl (after RL) and the domain's references
     (passage; or no_augmentation, random and oracle); None: all that there are."""
     samples: Natural = 1
     """Self-edits a task in each self-edit arm; their scores are averaged."""
@@ -271,7 +271,7 @@ class SEALConfig(Section):
     domain: str = "knowledge_incorporation"
     """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""
     reward: str = "auto"
-    """binary, accuracy_gain, best_of_k, log_likelihood, or an import path `package.module:Class`; auto: binary,
+    """binary, accuracy_gain, best_of_k, log_likelihood, an import path `package.module:Class`, or auto: binary,
     or the domain's own `compute_reward` for a domain of yours."""
     reward_threshold: Annotated[float, BeforeValidator(_no_bool)] = 0.0
     """A reward must be above this to be positive."""
