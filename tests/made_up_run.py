@@ -33,7 +33,8 @@ from seal.track.run import Run
 
 HOSTILE = (
     '<script>window.owned=1;document.title="owned"</script><img src="https://evil.example/x.png" '
-    'onerror="window.owned=1"></style></textarea>&lt;b&gt; \x1b[31mred\x1b[0m \x07 \u202eevil {{ 7*7 }} ${7*7} ]]>'
+    'onerror="window.owned=1"></style></textarea>&lt;b&gt; \x1b[31mred\x1b[0m \x07 \u202eevil '
+    "{{ 7*7 }} ${7*7} ]]>"
 )
 PLACES = ("Kestrel Bay", "Norfield", "Tamsin Fen", "Orrery Hill", "Quill Harbour", "Vane Moor")
 
@@ -124,9 +125,15 @@ class MadeUpRun:
                 results.append((edit, before, trials))
         kept = self._results(results, iteration)
         update = PolicyUpdate(
-            iteration, f"policy{iteration + 1}", f"checkpoints/policy-{iteration + 1}", True, kept, len(results),
-            (), (2.1, 1.7, 1.4),
-        )  # fmt: skip
+            iteration,
+            policy=f"policy{iteration + 1}",
+            checkpoint=f"checkpoints/policy-{iteration + 1}",
+            updated=True,
+            kept=kept,
+            of=len(results),
+            tied_tasks=(),
+            losses=(2.1, 1.7, 1.4),
+        )
         self.run.record("phase", f"update/{iteration}", Phase("update", iteration, 4.2, 900))
         self.run.record("update", str(iteration), update)
 
@@ -235,3 +242,43 @@ def _scored(answers: tuple[Answer, ...]) -> Performance:
     correct = tuple(a.verdict is Verdict.CORRECT for a in answers)
     gold = fmean((a.log_likelihood or 0.0) / a.reference_tokens for a in answers)
     return Performance(fmean(correct), len(correct), correct, gold)
+
+
+def few_shot_round(folder: Path, context: Any = (), target: Any = ()) -> Task:
+    """Add a round of two recipes for one ARC task to a run: one with basic augmentations solves it."""
+    from seal.arc.recipe import ArcRecipe
+    from seal.track.journal import Journal
+
+    gold = target[0][1] if target else ((1, 2), (3, 4))
+    near = tuple((0,) * len(row) if i == 0 else row for i, row in enumerate(gold))
+    task = Task("arc1", context, target)
+
+    def performance(grid: Any, cells: float) -> Performance:
+        solved = grid == gold
+        test = {
+            "attempts": [grid, near],
+            "solved": solved,
+            "cell_accuracy": cells,
+            "agreement": 1.0,
+            "valid": 1.0,
+        }
+        details = {"tests": [test], "grid_accuracy": float(solved), "cell_accuracy": cells, "valid": 1.0}
+        return Performance(float(solved), 1, (solved,), None, details)
+
+    before = performance(near, 0.5)
+    with Journal(folder / "journal.jsonl") as journal:
+        journal.append("plan", "0", Plan(0, (task.id,), "p"))
+        for k, basic in enumerate((True, False)):
+            recipe = ArcRecipe(basic, False, False, False, "train_using_all_tokens", 1e-3, 2, colour=False)
+            edit = SelfEdit(f"{task.id}.i0.e{k}", task.id, "recipe, please", recipe.to_json(), k, "p", 40)
+            after = performance(gold, 1.0) if basic else before
+            key = f"{edit.id}/r0"
+            journal.append("edit", edit.id, edit)
+            trial = Trial(
+                edit.id, task.id, 0, "train", 0, "p", before, after, AdaptOutcome(key, losses=(1.0,))
+            )
+            journal.append("trial", key, trial)
+            gain = after.score - before.score
+            row = EditResult(edit.id, task.id, 0, before.score, after.score, (gain,), Reward(gain, {}, basic))
+            journal.append("result", edit.id, row)
+    return task
