@@ -271,8 +271,8 @@ class SEALConfig(Section):
     domain: str = "knowledge_incorporation"
     """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""
     reward: str = "auto"
-    """binary, accuracy_gain, best_of_k, log_likelihood, an import path `package.module:Class`, or auto: binary,
-    or the domain's own `compute_reward` for a domain of yours."""
+    """binary, accuracy_gain, best_of_k, log_likelihood, an import path `package.module:Class`; auto: binary
+    for the built-in domains, the domain's own `compute_reward` for yours."""
     reward_threshold: Annotated[float, BeforeValidator(_no_bool)] = 0.0
     """A reward must be above this to be positive."""
     keep: Literal["positive", "best_of_k"] = "positive"

@@ -23,10 +23,12 @@ from seal.records import (
     Completion,
     JobError,
     Probe,
+    Question,
     Sampling,
     Timings,
     Verdict,
 )
+from seal.seeds import derive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -117,7 +119,7 @@ class LocalInnerLoop:
         for trained in ready:
             try:
                 for probe in trained.job.probes:
-                    self._decoder.check(_request(probe, trained.adapter))
+                    self._decoder.check(_request(probe, trained.adapter, 0))
                 if trained.adapter is not None and trained.job.save_to:
                     save_adapter(trained.adapter, self.loaded, trained.job.save_to)
             except SealError as error:
@@ -127,9 +129,10 @@ class LocalInnerLoop:
         missing = list(
             {p: None for t in good for p in t.job.probes if _needs_baseline(t) and p not in self._baselines}
         )
-        asked: list[tuple[Probe, Adapter | None]] = [(p, None) for p in missing]
-        asked += [(p, t.adapter) for t in good if t.adapter is not None for p in t.job.probes]
-        answers = iter(self._graded([p for p, _ in asked], self._decoder.run([_request(*a) for a in asked])))
+        asked: list[tuple[Probe, Adapter | None, int]] = [(p, None, 0) for p in missing]
+        asked += [(p, t.adapter, t.job.seed) for t in good if t.adapter is not None for p in t.job.probes]
+        written = self._decoder.run([_request(*a) for a in asked])
+        answers = iter(self._graded([p for p, *_ in asked], written))
         fresh = dict(zip(missing, answers, strict=False))
         self._baselines |= {p: a for p, a in fresh.items() if a.verdict is not Verdict.ERROR}
         seconds = (time.perf_counter() - started) / max(1, len(good))
@@ -154,17 +157,30 @@ class LocalInnerLoop:
         if self.grader is None or not graded:
             return answers
         items = [(q, answers[i].text) for i in graded if (q := probes[i].question) is not None]
-        for i, grade in zip(graded, self.grader.grade(items), strict=True):
-            answers[i] = replace(answers[i], verdict=grade.verdict, note=grade.note)
+        for i, (verdict, note) in zip(graded, self._verdicts(items), strict=True):
+            answers[i] = replace(answers[i], verdict=verdict, note=note)
         return answers
+
+    def _verdicts(self, items: Sequence[tuple[Question, str]]) -> list[tuple[Verdict, str]]:
+        """Verdict and note of every item; one that the grader refuses costs no other its verdict."""
+        assert self.grader is not None
+        try:
+            return [(grade.verdict, grade.note) for grade in self.grader.grade(items)]
+        except SealError as error:
+            if len(items) == 1:
+                return [(Verdict.ERROR, str(error))]
+            return [verdict for item in items for verdict in self._verdicts([item])]
 
 
 def _needs_baseline(trained: Trained) -> bool:
     return trained.job.baseline or trained.adapter is None
 
 
-def _request(probe: Probe, adapter: Adapter | None) -> Request:
-    return Request(probe.ids, adapter, probe.sampling, reference=probe.reference)
+def _request(probe: Probe, adapter: Adapter | None, seed: int) -> Request:
+    """Draws depend on the job's seed (0: a baseline, which belongs to no job) and the probe's name."""
+    return Request(
+        probe.ids, adapter, probe.sampling, derive(seed, "answer", probe.id), reference=probe.reference
+    )
 
 
 def _failed(trained: Trained, error: SealError) -> AdaptOutcome:

@@ -155,7 +155,7 @@ class _LoRALinears(torch.autograd.Function):
             x32 = pack.as_float(x_TD)
             ctx.masks = [group.dropout_masks(s) for s in ctx.segments]
             ctx.hidden = group.add(y_TO, x32, ctx.segments, ctx.masks)
-            ctx.save_for_backward(x_TD)
+            ctx.save_for_backward(x32)
         outs: tuple[Tensor, ...] = y_TO.split(group.base.sizes, dim=-1)
         return outs
 
@@ -165,9 +165,8 @@ class _LoRALinears(torch.autograd.Function):
         grad_TO = torch.cat(grads, dim=-1) if len(grads) > 1 else grads[0]
         grad_TD = group.base.backward(grad_TO) if ctx.needs_input_grad[0] else None
         if ctx.segments:
-            (x_TD,) = ctx.saved_tensors
-            x32, grad32 = ctx.pack.as_float(x_TD), grad_TO.float()
-            through_TD = grad_TD
+            (x32,) = ctx.saved_tensors
+            grad32, through_TD = grad_TO.float(), grad_TD
             if grad_TD is not None and grad_TD.dtype != torch.float32:
                 through_TD = torch.zeros_like(grad_TD, dtype=torch.float32)
             for segment, hidden, masks in zip(ctx.segments, ctx.hidden, ctx.masks, strict=True):
