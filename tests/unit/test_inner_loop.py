@@ -1,0 +1,191 @@
+"""The inner loop of this process, and the server's client, keep the contract; writing and scoring texts."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inner_contract import RECIPE, InnerLoopContract, fact, job, same_outcome
+from seal.errors import GenerationError
+from seal.grading import Grader, LexicalGrader
+from seal.inner.loop import LocalGenerator, LocalInnerLoop, prompt_ids, stop_ids
+from seal.inner.protocol import Generator, InnerLoop
+from seal.models.load import LoadedModel, load_model
+from seal.models.lora import LoRAWrapper
+from seal.records import AdaptJob, Sampling
+from seal.serve.client import Link, RemoteInnerLoop
+from seal.serve.requests import Requests
+from seal.serve.server import ServerSettings, TTTServer
+
+# PEFT still asks transformers for this name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+def fresh() -> LoadedModel:
+    return load_model("tiny-random-llama", device="cpu")
+
+
+class TestLocalInnerLoop(InnerLoopContract):
+    def open_loop(self, grader: Grader, folder: Path) -> Any:
+        return nullcontext(LocalInnerLoop(fresh(), grader, slots=3, token_budget=64))
+
+
+class TestRemoteInnerLoop(InnerLoopContract):
+    @contextmanager
+    def open_loop(self, grader: Grader, folder: Path) -> Iterator[InnerLoop]:
+        loaded = fresh()
+        settings = ServerSettings(port=0, adapters=folder)
+        server = TTTServer(LocalInnerLoop(loaded, grader, slots=3), Requests(loaded), settings)
+        ready: queue.SimpleQueue[str] = queue.SimpleQueue()
+        thread = threading.Thread(target=server.run, args=(ready.put,), daemon=True)
+        thread.start()
+        yield RemoteInnerLoop(Link(ready.get(timeout=20)))
+        server.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+    @pytest.mark.xfail(strict=True, reason="the server stores an outcome together with its failed verdicts")
+    def test_an_outage_is_an_error_and_is_not_remembered(self, tmp_path: Path) -> None:
+        super().test_an_outage_is_an_error_and_is_not_remembered(tmp_path)
+
+
+def test_jobs_are_taken_when_there_is_room_and_outcomes_come_early() -> None:
+    taken: list[str] = []
+
+    def source() -> Iterator[AdaptJob]:
+        for i in range(12):
+            taken.append(str(i))
+            yield job(str(i), i, replace(RECIPE, epochs=1))
+
+    outcomes = LocalInnerLoop(fresh(), LexicalGrader(), slots=2).run(source())
+    assert taken == []
+    next(outcomes)
+    assert len(taken) <= 4
+    assert len(list(outcomes)) == 11
+
+
+def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two probes in eight jobs of two runs: 16 adapted prompts and 2 bare ones are read, no more."""
+    loop = LocalInnerLoop(fresh(), None)
+    read: list[tuple[tuple[int, ...], bool]] = []
+    run = loop._decoder.run
+
+    def counted(requests: Any) -> Any:
+        read.extend((r.ids, r.adapter is None) for r in requests)
+        return run(requests)
+
+    monkeypatch.setattr(loop._decoder, "run", counted)
+    probes = (fact("a")[1], fact("b")[1])
+    jobs = [replace(job(str(i), i, replace(RECIPE, epochs=1)), probes=probes) for i in range(8)]
+    assert len([*loop.run(jobs[:5]), *loop.run(jobs[5:])]) == 8
+    assert sum(not bare for _, bare in read) == 16
+    assert sorted(ids for ids, bare in read if bare) == sorted(p.ids for p in probes)
+
+
+def test_an_outcome_equals_pefts_own_fit_and_generate(tiny_family: LoadedModel) -> None:
+    """The whole way of one job in each family, against PEFT, transformers and nothing of the engine."""
+    j = job("blue", n_rows=3)
+    (outcome,) = LocalInnerLoop(tiny_family, None).run([j])
+    with LoRAWrapper.from_recipe(tiny_family.model, j.recipe) as reference:
+        losses = reference.fit(j.rows, j.recipe, j.seed)
+        for answer, probe in zip(outcome.adapted, j.probes, strict=True):
+            ids = torch.tensor([probe.ids])
+            out = reference.peft.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=3
+            )[0, len(probe.ids) :]
+            assert answer.text == tiny_family.tokenizer.decode(out, skip_special_tokens=True)
+            whole = torch.tensor([probe.ids + probe.reference])
+            with torch.no_grad():
+                logits = reference.peft(whole).logits[0, len(probe.ids) - 1 : -1].log_softmax(-1)
+            gold = logits.gather(1, torch.tensor(probe.reference)[:, None]).sum()
+            assert answer.log_likelihood == pytest.approx(float(gold), abs=5e-2)
+    assert outcome.losses[:3] == pytest.approx(losses[:3], abs=1e-4)
+    assert outcome.losses == pytest.approx(losses, abs=2e-2)
+
+
+def test_two_loops_may_use_one_model(tiny: Callable[..., LoadedModel]) -> None:
+    loaded = tiny()
+    pair = [LocalInnerLoop(loaded, LexicalGrader(), slots=1) for _ in range(2)]
+    runs = [loop.run([job("red"), job("blue")]) for loop in pair]
+    turns = [next(run) for _ in range(2) for run in runs]
+    for a, b in (turns[:2], turns[2:]):
+        same_outcome(a, b)
+
+
+def test_a_merged_policy_is_the_one_that_trains(tiny: Callable[..., LoadedModel]) -> None:
+    """After the outer loop changed the weights in place a new loop gives what the changed model gives."""
+    loaded, other = tiny("llama", "bfloat16"), tiny("llama", "bfloat16")
+    list(LocalInnerLoop(loaded, None).run([job("red")]))  # the engine has seen the old weights
+    for one in (loaded, other):
+        wrapper = LoRAWrapper(one.model, rank=4, alpha=64)
+        wrapper.reset(3)
+        for _, b in wrapper.layers().values():
+            b.data.normal_(generator=torch.Generator().manual_seed(b.shape[0])).mul_(0.05)
+        wrapper.merge()
+    (stale,), (new,) = (LocalInnerLoop(one, None).run([job("blue")]) for one in (loaded, other))
+    (unmerged,) = LocalInnerLoop(tiny("llama", "bfloat16"), None).run([job("blue")])
+    assert stale.losses == new.losses
+    assert stale.adapted == new.adapted
+    assert unmerged.losses != new.losses
+
+
+def test_completions_are_repeatable_and_stop(tiny_family: LoadedModel) -> None:
+    writer = LocalGenerator(tiny_family)
+    assert isinstance(writer, Generator)
+    warm = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=16)
+    prompts = ["Once upon", "Once upon", "a time", "Zürich 東京 🙂"]
+    written = writer.generate(prompts, warm, [1, 2, 1, 1])
+    again = writer.generate(prompts[::-1], warm, [1, 1, 2, 1])[::-1]
+    assert written == again
+    assert written[0].text != written[1].text
+    assert all(1 <= c.n_tokens <= 16 for c in written)
+    (cut,) = writer.generate(["a time"], replace(warm, stop=(written[2].text[2:5],)), [1])
+    assert cut.finish == "stop"
+    assert written[2].text.startswith(cut.text)
+
+
+def test_greedy_completions_equal_generate(tiny_family: LoadedModel) -> None:
+    text = "The answer is"
+    ids = torch.tensor([prompt_ids(tiny_family.tokenizer, text)])
+    assert ids[0].tolist() == tiny_family.tokenizer(text)["input_ids"]
+    out = tiny_family.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=20,
+        eos_token_id=sorted(stop_ids(tiny_family)),
+    )[0, ids.shape[1] :]
+    (mine,) = LocalGenerator(tiny_family).generate([text], Sampling(temperature=0.0, max_new_tokens=20), [0])
+    assert mine.text == tiny_family.tokenizer.decode(out, skip_special_tokens=True)
+
+
+def test_a_start_token_is_added_once(tiny: Callable[..., LoadedModel]) -> None:
+    tokenizer = tiny("gemma3").tokenizer
+    assert prompt_ids(tokenizer, "ab") == (259, 97, 98)
+    assert prompt_ids(tokenizer, "<|startoftext|>ab") == (259, 97, 98)
+    assert prompt_ids(tiny("llama").tokenizer, "ab") == (97, 98)
+
+
+def test_scores_equal_transformers(tiny_family: LoadedModel) -> None:
+    prompts, endings = ["Two and two", "The sea is"], [" is four", " blue and wide"]
+    scores = LocalGenerator(tiny_family).score(prompts, endings)
+    for score, prompt, ending in zip(scores, prompts, endings, strict=True):
+        before = tiny_family.tokenizer(prompt)["input_ids"]
+        after = tiny_family.tokenizer(ending, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = tiny_family.model(torch.tensor([before + after])).logits[0, len(before) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(after)[:, None]).sum()
+        assert score == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_prompt_too_long_is_a_generation_error(tiny: Callable[..., LoadedModel]) -> None:
+    with pytest.raises(GenerationError, match="a prompt has 5000 tokens; the model reads 4096"):
+        LocalGenerator(tiny()).generate(["x" * 5000], Sampling(max_new_tokens=1), [0])
