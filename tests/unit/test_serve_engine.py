@@ -21,7 +21,8 @@ from seal.records import AdaptJob, LoRARecipe, TrainRow
 from seal.serve import messages as m
 from seal.serve.client import Link, RemoteInnerLoop, RemoteTTT, TTTClient
 from seal.serve.requests import Ask, LocalTTT, Requests
-from seal.serve.server import ServerSettings, TTTServer
+from seal.serve.server import TTTServer
+from seal.serve.settings import ServerSettings
 
 REPLY = {
     "baseline_accuracy",

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seal.records import AdaptJob, LoRARecipe, Probe, Question, Sampling, TrainRow
+from seal.serve import jobs
 from seal.serve import messages as m
 
 QUESTION = {"title": "T", "context": "C", "question": "Q?", "answer": "A"}
@@ -174,9 +175,11 @@ def _job(**changes: Any) -> AdaptJob:
 
 def test_a_job_survives_the_wire() -> None:
     job = _job()
-    wire = json.loads(m.encode(m.job_to_wire(job)))
-    assert m.job_from_wire(wire) == job
-    assert m.job_from_wire({name: wire[name] for name in ("id", "rows", "recipe", "probes", "seed")}) == job
+    wire = json.loads(m.encode(jobs.job_to_wire(job)))
+    assert jobs.job_from_wire(wire) == job
+    assert (
+        jobs.job_from_wire({name: wire[name] for name in ("id", "rows", "recipe", "probes", "seed")}) == job
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,13 +193,13 @@ def test_a_job_survives_the_wire() -> None:
     ],
 )
 def test_a_wrong_job_is_refused(path: tuple[Any, ...], value: Any, part: str) -> None:
-    wire = json.loads(m.encode(m.job_to_wire(_job())))
+    wire = json.loads(m.encode(jobs.job_to_wire(_job())))
     inner = wire
     for step in path[:-1]:
         inner = inner[step]
     inner[path[-1]] = value
     with pytest.raises(m.WireError, match=part):
-        m.job_from_wire(wire)
+        jobs.job_from_wire(wire)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_a_wrong_job_is_refused(path: tuple[Any, ...], value: Any, part: str) ->
 )
 def test_a_job_that_would_harm_its_neighbours_is_refused(job: AdaptJob, code: str) -> None:
     limits = m.Limits(tokens=1000)
-    m.check_job(_job(), limits, vocabulary=99, window=64)
+    jobs.check_job(_job(), limits, vocabulary=99, window=64)
     with pytest.raises(m.WireError) as caught:
-        m.check_job(job, limits, vocabulary=99, window=64)
+        jobs.check_job(job, limits, vocabulary=99, window=64)
     assert caught.value.code == code

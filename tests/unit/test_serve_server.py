@@ -37,7 +37,8 @@ from seal.serve.client import Link, RemoteInnerLoop, TTTClient
 from seal.serve.messages import Limits
 from seal.serve.requests import Requests
 from seal.serve.security import is_loopback, make_keys, read_allowed, read_keys, read_public
-from seal.serve.server import ServerSettings, TTTServer
+from seal.serve.server import TTTServer
+from seal.serve.settings import ServerSettings
 from seal.serve.store import Store
 
 QUESTION = {"title": "T", "context": "C", "question": "Q?", "answer": "A"}

@@ -58,7 +58,8 @@ def serve(
     from seal.serve.requests import Requests
     from seal.serve.security import make_keys as write_keys
     from seal.serve.security import read_allowed, read_keys
-    from seal.serve.server import ServerSettings, TTTServer
+    from seal.serve.server import TTTServer
+    from seal.serve.settings import ServerSettings
     from seal.serve.store import Store
     from seal.track import log
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from seal.errors import ServeError
 from seal.records import AdaptJob, AdaptOutcome, JobError
 from seal.serve import messages as m
+from seal.serve.jobs import job_to_wire, outcome_from_wire
 from seal.serve.requests import Answered, Ask
 from seal.serve.security import KeyPair
 
@@ -174,10 +175,10 @@ class RemoteInnerLoop:
 
     def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
         """See `InnerLoop.run`. Leaving early cancels what is under way."""
-        messages = ((job, {"cmd": "adapt", "job": m.job_to_wire(job)}) for job in jobs)
+        messages = ((job, {"cmd": "adapt", "job": job_to_wire(job)}) for job in jobs)
         for job, reply in _Exchange(self.link, messages).replies():
             if "outcome" in reply:
-                yield replace(m.outcome_from_wire(reply["outcome"]), job_id=job.id)
+                yield replace(outcome_from_wire(reply["outcome"]), job_id=job.id)
             else:
                 yield AdaptOutcome(job.id, error=JobError("serve", str(reply.get("error", reply))))
 

@@ -19,10 +19,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seal.errors import ServeError
-from seal.records import AdaptJob, AdaptOutcome, LoRARecipe, Sampling
+from seal.records import LoRARecipe
 
 PROTOCOL = 1
 """Version of the envelope; a server refuses any other."""
@@ -200,8 +200,6 @@ class Shutdown(_Message):
 
 Incoming = TTTRequest | Envelope | Shutdown
 _M = TypeVar("_M", bound=BaseModel)
-_JOB = TypeAdapter(AdaptJob)
-_OUTCOME = TypeAdapter(AdaptOutcome)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -260,7 +258,8 @@ def parse(raw: bytes, limits: Limits) -> dict[str, Any]:
     return value
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> WireError:
+def explain(error: ValidationError, model: type[BaseModel]) -> WireError:
+    """The first thing that is wrong, in one line; `model` knows the keys that may have been meant."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "message"
     if first["type"] == "extra_forbidden":
@@ -277,7 +276,7 @@ def _validate(model: type[_M], value: dict[str, Any]) -> _M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise _explain(error, model) from None
+        raise explain(error, model) from None
 
 
 def understand(value: dict[str, Any], limits: Limits) -> Incoming:
@@ -306,130 +305,15 @@ def understand(value: dict[str, Any], limits: Limits) -> Incoming:
     return request
 
 
-def _within(name: str, given: float, most: float) -> None:
+def within(name: str, given: float, most: float) -> None:
+    """Raise `WireError` when `given` is more than `most`."""
     if given > most:
         raise WireError(f"{name} {given:g} is over the limit of {most:g}", "ask for less", "limit")
 
 
 def check_request(request: TTTRequest, limits: Limits) -> None:
     """Raise `WireError` where a text request is over a limit that needs no tokenizer."""
-    _within("number of train_sequences", len(request.train_sequences), limits.sequences)
-    _within("number of eval_questions", len(request.eval_questions), limits.questions)
-    _within("lora_rank", request.lora_rank, limits.rank)
-    _within("finetune_epochs", request.finetune_epochs, limits.epochs)
-
-
-def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> None:
-    """Raise `WireError` where a job is over a limit or would harm the others in its pass.
-
-    Args:
-        vocabulary: number of token ids of the model.
-        window: most tokens of one sequence (prompt and answer together for a probe).
-    """
-    recipe = job.recipe
-    _within("number of rows", len(job.rows), limits.sequences)
-    _within("number of probes", len(job.probes), limits.questions)
-    _within("rank", recipe.rank, limits.rank)
-    _within("epochs", recipe.epochs, limits.epochs)
-    _within("training tokens", sum(len(row.ids) for row in job.rows), limits.tokens)
-    _within("prompt tokens", sum(len(p.ids) + len(p.reference) for p in job.probes), limits.tokens)
-    _within("tokens of a row", max((len(row.ids) for row in job.rows), default=0), window)
-    for row in job.rows:
-        inside = all(0 <= start <= stop <= len(row.ids) for start, stop in row.loss)
-        if not inside or sum(stop - start for start, stop in row.loss) > len(row.ids):
-            raise WireError("a row's loss spans overlap or leave the row", "give disjoint [start, stop)")
-    for probe in job.probes:
-        _check_sampling(probe.sampling, limits)
-        _within("tokens of a prompt", len(probe.ids) + probe.sampling.max_new_tokens, window)
-        _within("tokens of a reference", len(probe.ids) + len(probe.reference), window)
-        if not probe.ids:
-            raise WireError("a probe has no prompt tokens", "give every probe at least one token")
-        if probe.question is not None and not probe.question.answer.strip():
-            raise WireError("a probe's question has no gold answer", "give one, or leave the question out")
-    _check_ranges(recipe)
-    ids = [row.ids for row in job.rows] + [p.ids for p in job.probes] + [p.reference for p in job.probes]
-    lowest, highest = min((min(i) for i in ids if i), default=0), max((max(i) for i in ids if i), default=0)
-    if lowest < 0 or highest >= vocabulary:
-        wrong = lowest if lowest < 0 else highest
-        raise WireError(f"token id {wrong} is not in the model's vocabulary of {vocabulary}")
-
-
-def _check_sampling(sampling: Sampling, limits: Limits) -> None:
-    _within("max_new_tokens", sampling.max_new_tokens, limits.new_tokens)
-    _within("number of stop strings", len(sampling.stop), 64)
-    if sampling.max_new_tokens < 1 or not 0 <= sampling.temperature < 100 or not 0 < sampling.top_p <= 1:
-        raise WireError(
-            f"sampling with temperature {sampling.temperature}, top_p {sampling.top_p} and"
-            f" max_new_tokens {sampling.max_new_tokens} is out of range"
-        )
-
-
-def _check_ranges(recipe: LoRARecipe) -> None:
-    good = {
-        "rank": recipe.rank >= 1,
-        "alpha": recipe.alpha > 0,
-        "dropout": 0 <= recipe.dropout < 1,
-        "learning_rate": 0 < recipe.learning_rate <= 1,
-        "epochs": recipe.epochs >= 0,
-        "batch_size": recipe.batch_size >= 1,
-        "accumulation": recipe.accumulation >= 1,
-        "warmup_ratio": 0 <= recipe.warmup_ratio <= 1,
-        "weight_decay": 0 <= recipe.weight_decay < float("inf"),
-        "max_grad_norm": 0 <= recipe.max_grad_norm < float("inf"),
-    }
-    for name, fine in good.items():
-        if not fine:
-            raise WireError(f"{name} {getattr(recipe, name)!r} is out of range")
-
-
-def _unknown_key(given: Any, known: Any) -> str:
-    if isinstance(given, dict) and isinstance(known, dict):
-        for name in given:
-            if name not in known:
-                return str(name)
-            if found := _unknown_key(given[name], known[name]):
-                return f"{name}.{found}"
-    if isinstance(given, list) and isinstance(known, list) and given and isinstance(given[0], dict):
-        return next((f for g, k in zip(given, known, strict=True) if (f := _unknown_key(g, k))), "")
-    return ""
-
-
-def job_from_wire(value: dict[str, Any]) -> AdaptJob:
-    """The `AdaptJob` in a parsed object.
-
-    Raises:
-        WireError: a field is missing, unknown or of the wrong type.
-    """
-    try:
-        job = _JOB.validate_json(json.dumps(value, allow_nan=False), strict=True)
-    except ValidationError as error:
-        raise _explain(error, Envelope) from None
-    except ValueError:
-        raise WireError("the job holds a number that is not finite") from None
-    if unknown := _unknown_key(value, job_to_wire(job)):
-        raise WireError(f"unknown key 'job.{unknown[:80]}'", "leave it out")
-    return job
-
-
-def job_to_wire(job: AdaptJob) -> dict[str, Any]:
-    """A job as a JSON object."""
-    wire: dict[str, Any] = _JOB.dump_python(job, mode="json")
-    return wire
-
-
-def outcome_from_wire(value: dict[str, Any]) -> AdaptOutcome:
-    """The outcome in a reply.
-
-    Raises:
-        WireError: it is not one.
-    """
-    try:
-        return _OUTCOME.validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        raise _explain(error, Envelope) from None
-
-
-def outcome_to_wire(outcome: AdaptOutcome) -> dict[str, Any]:
-    """An outcome as a JSON object."""
-    wire: dict[str, Any] = _OUTCOME.dump_python(outcome, mode="json")
-    return wire
+    within("number of train_sequences", len(request.train_sequences), limits.sequences)
+    within("number of eval_questions", len(request.eval_questions), limits.questions)
+    within("lora_rank", request.lora_rank, limits.rank)
+    within("finetune_epochs", request.finetune_epochs, limits.epochs)

@@ -16,6 +16,7 @@ from seal.errors import ServeError
 from seal.inner.protocol import InnerLoop
 from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainRow, Verdict
 from seal.serve import messages as m
+from seal.serve.jobs import check_job, outcome_to_wire
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
@@ -102,7 +103,7 @@ class Requests:
 
     def check(self, job: AdaptJob, limits: m.Limits) -> None:
         """Raise `WireError` where a job is over a limit."""
-        m.check_job(job, limits, self._vocabulary, self._window)
+        check_job(job, limits, self._vocabulary, self._window)
 
     def reply(self, outcome: AdaptOutcome) -> dict[str, Any]:
         """The official reply as a JSON object. Raises `WireError` for an outcome without verdicts."""
@@ -111,7 +112,7 @@ class Requests:
     def outcome(self, outcome: AdaptOutcome) -> dict[str, Any]:
         """An outcome as a JSON object. Raises `WireError` when the job failed."""
         _check_outcome(outcome)
-        return m.outcome_to_wire(outcome)
+        return outcome_to_wire(outcome)
 
 
 def _check_outcome(outcome: AdaptOutcome) -> None:

@@ -111,3 +111,14 @@ def _lines(path: Path, keep: bool = False) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     return [line.strip() for line in lines if keep or line.strip()]
+
+
+class AllowList:
+    """What pyzmq's authenticator asks; it hands over the key already Z85-encoded."""
+
+    def __init__(self, allowed: dict[str, Client]) -> None:
+        self._allowed = allowed
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether this public key may connect."""
+        return key.decode() in self._allowed

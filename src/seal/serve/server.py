@@ -15,8 +15,6 @@ import logging
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import zmq
@@ -27,75 +25,15 @@ from seal.inner.protocol import InnerLoop
 from seal.records import AdaptJob, AdaptOutcome
 from seal.seeds import derive
 from seal.serve import messages as m
+from seal.serve.jobs import job_from_wire, job_to_wire
 from seal.serve.requests import Requests
-from seal.serve.security import Client, KeyPair, is_loopback
+from seal.serve.security import AllowList
+from seal.serve.settings import ServerSettings
 from seal.serve.store import Store
+from seal.serve.tickets import Ticket, Waiter
 from seal.serve.worker import Worker
 
 log = logging.getLogger("seal.serve")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """Where the server listens, what it accepts and how long it waits."""
-
-    host: str = "127.0.0.1"
-    port: int = 5555
-    """0: any free port."""
-    capacity: int = 256
-    """Accepted requests without an outcome; one more is answered `Busy`."""
-    limits: m.Limits = field(default_factory=m.Limits)
-    seed: int = 0
-    """Seeds of requests that bring none derive from it and their content."""
-    beat_s: float = 2.0
-    """Seconds between progress beats."""
-    grace_s: float = 60.0
-    """Seconds that running jobs get to finish after a shutdown."""
-    keys: KeyPair | None = None
-    allowed: dict[str, Client] = field(default_factory=dict)
-    shutdown_token: str = ""
-    """Without CURVE: what a `shutdown` must bring; empty: nothing, since only this machine can ask."""
-    allow_shutdown: bool = True
-    adapters: Path | None = None
-    """Folder in which clients may have adapters saved; None: they may not."""
-
-    def check(self) -> None:
-        """Raise `ConfigError` when the server would be open to strangers."""
-        if not is_loopback(self.host) and not (self.keys and self.allowed):
-            raise ConfigError(
-                f"host {self.host!r} is reachable from other machines",
-                "give --keys and --allow, or listen on 127.0.0.1",
-            )
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    """Someone who wants a result: where to send it, and in which dialect."""
-
-    route: tuple[bytes, ...]
-    envelope: m.Envelope | None
-    user: str
-    timer: asyncio.TimerHandle | None = None
-
-    def same(self, other: _Waiter) -> bool:
-        """Whether `other` is this request, sent again on the same connection."""
-        ids = [w.envelope.id if w.envelope else "" for w in (self, other)]
-        return self.route == other.route and ids[0] == ids[1]
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    """One accepted piece of work and everybody who waits for it."""
-
-    job_id: str
-    """Unique in this server, unlike the key, which may come back after a cancelled try."""
-    key: str
-    digest: str
-    text: bool
-    """Whether the reply is a `TTTReply` (else an `AdaptOutcome`)."""
-    waiters: list[_Waiter]
-    since: float
-    state: str = "queued"
 
 
 class TTTServer:
@@ -116,7 +54,7 @@ class TTTServer:
         self,
         inner: InnerLoop,
         requests: Requests,
-        settings: ServerSettings = ServerSettings(),
+        settings: ServerSettings,
         store: Store | None = None,
         name: str = "",
     ) -> None:
@@ -124,8 +62,8 @@ class TTTServer:
         self.settings, self.requests, self.name = settings, requests, name
         self.store = Store() if store is None else store
         self.address = ""
-        self._tickets: dict[str, _Ticket] = {}
-        self._jobs: dict[str, _Ticket] = {}
+        self._tickets: dict[str, Ticket] = {}
+        self._jobs: dict[str, Ticket] = {}
         self._serial = itertools.count()
         self._repeats: dict[str, int] = {}
         self._counts = dict.fromkeys(("received", "trained", "stored", "refused", "failed"), 0)
@@ -187,7 +125,7 @@ class TTTServer:
 
         auth = AsyncioAuthenticator(context)
         auth.start()
-        auth.configure_curve_callback("*", _AllowList(self.settings.allowed))
+        auth.configure_curve_callback("*", AllowList(self.settings.allowed))
         return auth
 
     def _listen(self, context: zmq.asyncio.Context) -> zmq.asyncio.Socket:
@@ -234,16 +172,16 @@ class TTTServer:
             if isinstance(message, m.Shutdown):
                 self._shut_down(route, None, message.token, user)
             elif isinstance(message, m.Envelope):
-                self._obey(_Waiter(route, message, user), message)
+                self._obey(Waiter(route, message, user), message)
             else:
-                self._accept_official(_Waiter(route, None, user), message)
+                self._accept_official(Waiter(route, None, user), message)
         except m.WireError as error:
             self._counts["refused"] += 1
             known = isinstance(envelope_id, str) and len(envelope_id) <= 200
             head = {"v": m.PROTOCOL, "id": envelope_id, "type": "error"} if known else {}
             self._send(route, {**head, **error.wire()})
 
-    def _obey(self, waiter: _Waiter, message: m.Envelope) -> None:
+    def _obey(self, waiter: Waiter, message: m.Envelope) -> None:
         if message.cmd == "health":
             self._answer(waiter, "health", self._health())
         elif message.cmd == "status":
@@ -256,11 +194,11 @@ class TTTServer:
             request = message.request
             self._accept(waiter, request, self._seed(request, message.seed), message.key or request.key)
         elif message.job is not None:
-            self._accept(waiter, m.job_from_wire(message.job), None, message.key)
+            self._accept(waiter, job_from_wire(message.job), None, message.key)
 
     # accepting ----------------------------------------------------------------------------------
 
-    def _accept_official(self, waiter: _Waiter, request: m.TTTRequest) -> None:
+    def _accept_official(self, waiter: Waiter, request: m.TTTRequest) -> None:
         """An official request; asked again without a seed or key it is a new repeat with its own seed."""
         if request.seed is not None or request.key:
             self._accept(waiter, request, self._seed(request, None), request.key)
@@ -277,7 +215,7 @@ class TTTServer:
         return derive(self.settings.seed, request.digest(), 0) if seed is None else seed
 
     def _accept(
-        self, waiter: _Waiter, work: m.TTTRequest | AdaptJob, seed: int | None, key: str | None
+        self, waiter: Waiter, work: m.TTTRequest | AdaptJob, seed: int | None, key: str | None
     ) -> None:
         text = isinstance(work, m.TTTRequest)
         digest = m.digest([work.digest(), seed]) if isinstance(work, m.TTTRequest) else _job_digest(work)
@@ -290,12 +228,12 @@ class TTTServer:
             raise m.WireError(
                 f"busy: {len(self._tickets)} requests wait, which is the most", "ask again later", "busy"
             )
-        ticket = _Ticket(f"job-{next(self._serial)}", key, digest, text, [waiter], time.monotonic())
+        ticket = Ticket(f"job-{next(self._serial)}", key, digest, text, [waiter], time.monotonic())
         self._tickets[key] = self._jobs[ticket.job_id] = ticket
         self._set_deadline(ticket, waiter)
         self._prepare.submit(self._make_job, ticket, work, seed)
 
-    def _join(self, waiter: _Waiter, key: str, digest: str) -> bool:
+    def _join(self, waiter: Waiter, key: str, digest: str) -> bool:
         """Wait for work that is under way already; the same request sent twice waits once."""
         ticket = self._tickets.get(key)
         if ticket is None:
@@ -310,7 +248,7 @@ class TTTServer:
         self._set_deadline(ticket, waiter)
         return True
 
-    def _resend(self, waiter: _Waiter, key: str, digest: str, text: bool) -> bool:
+    def _resend(self, waiter: Waiter, key: str, digest: str, text: bool) -> bool:
         body = self.store.get(key, digest)
         if body is None:
             return False
@@ -318,7 +256,7 @@ class TTTServer:
         self._deliver(waiter, text, m.parse(body, m.Limits(bytes=len(body))))
         return True
 
-    def _make_job(self, ticket: _Ticket, work: m.TTTRequest | AdaptJob, seed: int | None) -> None:
+    def _make_job(self, ticket: Ticket, work: m.TTTRequest | AdaptJob, seed: int | None) -> None:
         """Tokenise and check, off the event loop, then queue for the engine."""
         try:
             if isinstance(work, AdaptJob):
@@ -334,7 +272,7 @@ class TTTServer:
         else:
             self._worker.put(job)
 
-    def _refuse(self, ticket: _Ticket, error: SealError) -> None:
+    def _refuse(self, ticket: Ticket, error: SealError) -> None:
         self._counts["refused"] += 1
         wire = error if isinstance(error, m.WireError) else m.WireError(error.message, error.fix)
         self._finish(ticket, None, wire)
@@ -373,7 +311,7 @@ class TTTServer:
             self._counts["trained"] += 1
             self._finish(ticket, body, None)
 
-    def _finish(self, ticket: _Ticket, body: dict[str, Any] | None, error: m.WireError | None) -> None:
+    def _finish(self, ticket: Ticket, body: dict[str, Any] | None, error: m.WireError | None) -> None:
         self._forget(ticket)
         for waiter in ticket.waiters:
             if waiter.timer is not None:
@@ -384,18 +322,18 @@ class TTTServer:
                 self._answer(waiter, "error", error.wire())
         ticket.waiters.clear()
 
-    def _forget(self, ticket: _Ticket) -> None:
+    def _forget(self, ticket: Ticket) -> None:
         self._tickets.pop(ticket.key, None)
         self._jobs.pop(ticket.job_id, None)
 
-    def _deliver(self, waiter: _Waiter, text: bool, body: dict[str, Any]) -> None:
+    def _deliver(self, waiter: Waiter, text: bool, body: dict[str, Any]) -> None:
         if waiter.envelope is not None and text:
             body = {"reply": body}
         elif waiter.envelope is not None and waiter.envelope.job is not None:
             body = {"outcome": {**body, "job_id": waiter.envelope.job["id"]}}
         self._answer(waiter, "result", body)
 
-    def _answer(self, waiter: _Waiter, kind: str, body: dict[str, Any]) -> None:
+    def _answer(self, waiter: Waiter, kind: str, body: dict[str, Any]) -> None:
         head = {"v": m.PROTOCOL, "id": waiter.envelope.id, "type": kind} if waiter.envelope else {}
         self._send(waiter.route, {**head, **body})
 
@@ -407,13 +345,13 @@ class TTTServer:
 
     # deadlines, cancelling, beats, shutdown -----------------------------------------------------
 
-    def _set_deadline(self, ticket: _Ticket, waiter: _Waiter) -> None:
+    def _set_deadline(self, ticket: Ticket, waiter: Waiter) -> None:
         seconds = waiter.envelope.deadline_s if waiter.envelope else None
         if seconds is not None:
             error = m.WireError(f"no result within {seconds:g} s", "allow more time", "deadline")
             waiter.timer = self._loop.call_later(seconds, self._leave, ticket, waiter, error)
 
-    def _leave(self, ticket: _Ticket, waiter: _Waiter, error: m.WireError) -> None:
+    def _leave(self, ticket: Ticket, waiter: Waiter, error: m.WireError) -> None:
         """Let one waiter go. Queued work nobody waits for is dropped; running work ends up in the store."""
         ticket.waiters.remove(waiter)
         if waiter.timer is not None:
@@ -422,7 +360,7 @@ class TTTServer:
             self._forget(ticket)
         self._answer(waiter, "error", error.wire())
 
-    def _cancel(self, waiter: _Waiter, target: str) -> None:
+    def _cancel(self, waiter: Waiter, target: str) -> None:
         for ticket in list(self._tickets.values()):
             for other in list(ticket.waiters):
                 if other.envelope and other.envelope.id == target and other.user == waiter.user:
@@ -475,7 +413,7 @@ class TTTServer:
             right = hmac.compare_digest(token.encode(), settings.shutdown_token.encode())
         if not (right and settings.allow_shutdown):
             raise m.WireError("this client may not shut the server down", code="forbidden")
-        self._answer(_Waiter(route, envelope, user), "bye", {"status": "bye"})
+        self._answer(Waiter(route, envelope, user), "bye", {"status": "bye"})
         self._stop.set()
 
     async def _drain(self) -> None:
@@ -493,17 +431,6 @@ class TTTServer:
         await asyncio.sleep(0.05)
 
 
-class _AllowList:
-    """What pyzmq's authenticator asks; it hands over the key already Z85-encoded."""
-
-    def __init__(self, allowed: dict[str, Client]) -> None:
-        self._allowed = allowed
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Whether this public key may connect."""
-        return key.decode() in self._allowed
-
-
 def _user(frame: zmq.Frame) -> str:
     """The authenticated public key of the sender; empty without CURVE."""
     try:
@@ -513,6 +440,6 @@ def _user(frame: zmq.Frame) -> str:
 
 
 def _job_digest(job: AdaptJob) -> str:
-    wire = m.job_to_wire(job)
+    wire = job_to_wire(job)
     wire.pop("id")
     return m.digest(wire)

@@ -1,0 +1,130 @@
+"""The engine's records on the wire: `AdaptJob` in, `AdaptOutcome` out, and what a job may ask for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from seal.records import AdaptJob, AdaptOutcome, LoRARecipe, Sampling
+from seal.serve.messages import Envelope, Limits, WireError, explain, within
+
+_JOB = TypeAdapter(AdaptJob)
+_OUTCOME = TypeAdapter(AdaptOutcome)
+
+
+def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> None:
+    """Raise `WireError` where a job is over a limit or would harm the others in its pass.
+
+    Args:
+        vocabulary: number of token ids of the model.
+        window: most tokens of one sequence (prompt and answer together for a probe).
+    """
+    recipe = job.recipe
+    within("number of rows", len(job.rows), limits.sequences)
+    within("number of probes", len(job.probes), limits.questions)
+    within("rank", recipe.rank, limits.rank)
+    within("epochs", recipe.epochs, limits.epochs)
+    within("training tokens", sum(len(row.ids) for row in job.rows), limits.tokens)
+    within("prompt tokens", sum(len(p.ids) + len(p.reference) for p in job.probes), limits.tokens)
+    within("tokens of a row", max((len(row.ids) for row in job.rows), default=0), window)
+    for row in job.rows:
+        inside = all(0 <= start <= stop <= len(row.ids) for start, stop in row.loss)
+        if not inside or sum(stop - start for start, stop in row.loss) > len(row.ids):
+            raise WireError("a row's loss spans overlap or leave the row", "give disjoint [start, stop)")
+    for probe in job.probes:
+        _check_sampling(probe.sampling, limits)
+        within("tokens of a prompt", len(probe.ids) + probe.sampling.max_new_tokens, window)
+        within("tokens of a reference", len(probe.ids) + len(probe.reference), window)
+        if not probe.ids:
+            raise WireError("a probe has no prompt tokens", "give every probe at least one token")
+        if probe.question is not None and not probe.question.answer.strip():
+            raise WireError("a probe's question has no gold answer", "give one, or leave the question out")
+    _check_ranges(recipe)
+    ids = [row.ids for row in job.rows] + [p.ids for p in job.probes] + [p.reference for p in job.probes]
+    lowest, highest = min((min(i) for i in ids if i), default=0), max((max(i) for i in ids if i), default=0)
+    if lowest < 0 or highest >= vocabulary:
+        wrong = lowest if lowest < 0 else highest
+        raise WireError(f"token id {wrong} is not in the model's vocabulary of {vocabulary}")
+
+
+def _check_sampling(sampling: Sampling, limits: Limits) -> None:
+    within("max_new_tokens", sampling.max_new_tokens, limits.new_tokens)
+    within("number of stop strings", len(sampling.stop), 64)
+    if sampling.max_new_tokens < 1 or not 0 <= sampling.temperature < 100 or not 0 < sampling.top_p <= 1:
+        raise WireError(
+            f"sampling with temperature {sampling.temperature}, top_p {sampling.top_p} and"
+            f" max_new_tokens {sampling.max_new_tokens} is out of range"
+        )
+
+
+def _check_ranges(recipe: LoRARecipe) -> None:
+    good = {
+        "rank": recipe.rank >= 1,
+        "alpha": recipe.alpha > 0,
+        "dropout": 0 <= recipe.dropout < 1,
+        "learning_rate": 0 < recipe.learning_rate <= 1,
+        "epochs": recipe.epochs >= 0,
+        "batch_size": recipe.batch_size >= 1,
+        "accumulation": recipe.accumulation >= 1,
+        "warmup_ratio": 0 <= recipe.warmup_ratio <= 1,
+        "weight_decay": 0 <= recipe.weight_decay < float("inf"),
+        "max_grad_norm": 0 <= recipe.max_grad_norm < float("inf"),
+    }
+    for name, fine in good.items():
+        if not fine:
+            raise WireError(f"{name} {getattr(recipe, name)!r} is out of range")
+
+
+def _unknown_key(given: Any, known: Any) -> str:
+    if isinstance(given, dict) and isinstance(known, dict):
+        for name in given:
+            if name not in known:
+                return str(name)
+            if found := _unknown_key(given[name], known[name]):
+                return f"{name}.{found}"
+    if isinstance(given, list) and isinstance(known, list) and given and isinstance(given[0], dict):
+        return next((f for g, k in zip(given, known, strict=True) if (f := _unknown_key(g, k))), "")
+    return ""
+
+
+def job_from_wire(value: dict[str, Any]) -> AdaptJob:
+    """The `AdaptJob` in a parsed object.
+
+    Raises:
+        WireError: a field is missing, unknown or of the wrong type.
+    """
+    try:
+        job = _JOB.validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except ValidationError as error:
+        raise explain(error, Envelope) from None
+    except ValueError:
+        raise WireError("the job holds a number that is not finite") from None
+    if unknown := _unknown_key(value, job_to_wire(job)):
+        raise WireError(f"unknown key 'job.{unknown[:80]}'", "leave it out")
+    return job
+
+
+def job_to_wire(job: AdaptJob) -> dict[str, Any]:
+    """A job as a JSON object."""
+    wire: dict[str, Any] = _JOB.dump_python(job, mode="json")
+    return wire
+
+
+def outcome_from_wire(value: dict[str, Any]) -> AdaptOutcome:
+    """The outcome in a reply.
+
+    Raises:
+        WireError: it is not one.
+    """
+    try:
+        return _OUTCOME.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise explain(error, Envelope) from None
+
+
+def outcome_to_wire(outcome: AdaptOutcome) -> dict[str, Any]:
+    """An outcome as a JSON object."""
+    wire: dict[str, Any] = _OUTCOME.dump_python(outcome, mode="json")
+    return wire

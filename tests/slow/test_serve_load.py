@@ -1,0 +1,93 @@
+"""The TTT server under load: equal replies at any number of clients, and memory that does not grow."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from seal.grading import LexicalGrader
+from seal.inner.loop import LocalInnerLoop
+from seal.serve.client import Link, TTTClient
+from seal.serve.messages import TTTRequest
+from seal.serve.requests import Ask, LocalTTT, Requests
+from seal.serve.server import TTTServer
+from seal.serve.settings import ServerSettings
+
+pytestmark = pytest.mark.slow
+
+
+def request(n: int, epochs: int) -> dict[str, Any]:
+    """A job of the usual shape, small: sequences of some 50 tokens, a few short answers."""
+    return {
+        "train_sequences": [f"Topic {n}\nfact {i} about {n} is {'abcdefgh'[i]}{n}." for i in range(6)],
+        "eval_questions": [
+            {"title": f"Topic {n}", "context": "", "question": f"What is fact {i}?", "answer": f"x{n}"}
+            for i in range(4)
+        ],
+        "lora_rank": 8,
+        "finetune_epochs": epochs,
+        "seed": n,
+    }
+
+
+@contextmanager
+def serving(loaded: Any) -> Iterator[TTTClient]:
+    server = TTTServer(LocalInnerLoop(loaded, LexicalGrader()), Requests(loaded), ServerSettings(port=0))
+    ready: queue.SimpleQueue[str] = queue.SimpleQueue()
+    thread = threading.Thread(target=server.run, args=(ready.put,), daemon=True)
+    thread.start()
+    try:
+        yield TTTClient(Link(ready.get(timeout=60), silence_s=240))
+    finally:
+        server.stop()
+        thread.join(60)
+
+
+def test_eight_clients_are_faster_than_one_and_get_the_same_replies(
+    tiny: Any, record_property: pytest.RecordProperty
+) -> None:
+    requests = [request(n, 2) for n in range(64)]
+    took: dict[int, float] = {}
+    replies: dict[int, list[Any]] = {}
+    for clients in (1, 8):
+        with serving(tiny()) as client, ThreadPoolExecutor(clients) as pool:
+            client.ask(request(999, 1))
+            began = time.perf_counter()
+            replies[clients] = list(pool.map(client.ask, requests))
+            took[clients] = time.perf_counter() - began
+    assert replies[1] == replies[8]
+    loaded = tiny()
+    local = LocalTTT(LocalInnerLoop(loaded, LexicalGrader()), Requests(loaded))
+    asks = [Ask(str(n), TTTRequest.model_validate(r), n) for n, r in enumerate(requests)]
+    mine = {answered.id: answered.reply for answered in local.run(asks)}
+    assert [r.model_dump(mode="json") for n in range(64) if (r := mine[str(n)])] == replies[8]
+    record_property("speed_up", took[1] / took[8])
+    assert took[8] < took[1]
+
+
+def test_memory_stays_flat_over_500_requests(tiny: Any) -> None:
+    process = psutil.Process()
+    with serving(tiny()) as client, ThreadPoolExecutor(4) as pool:
+
+        def some(first: int, n: int) -> int:
+            replies = pool.map(
+                client.ask, (request(i % 50, 1) | {"seed": i} for i in range(first, first + n))
+            )
+            assert all("adapter_accuracy" in reply for reply in replies)
+            gc.collect()
+            return process.memory_info().rss
+
+        begun = some(0, 150)
+        ended = some(150, 350)
+        assert client.command("status")["trained"] == 500
+    # replies are kept for clients that ask again: about 1 KB each
+    assert ended - begun < 12 * 2**20
