@@ -67,7 +67,7 @@ def _lines(chart: LineChart, axes: Any) -> None:
         axes.plot(dot.x, dot.y, "o", ms=3, color=COLOURS["second" if dot.kept else "quiet"], alpha=0.7)
     for series in chart.series:
         values = [float("nan") if v is None else v for v in series.values]
-        axes.plot(x, values, "-o", ms=4, color=COLOURS[series.style], label=series.name)
+        axes.plot(x, values, "-o", ms=4, color=COLOURS[series.style], label=series.name or None)
         known = [
             (i, a, b)
             for i, (a, b) in enumerate(zip(series.low, series.high, strict=True))
@@ -82,7 +82,7 @@ def _lines(chart: LineChart, axes: Any) -> None:
     axes.set_xlabel(chart.x_label, fontsize=8)
     _percent(axes.yaxis, chart.percent)
     axes.grid(axis="y", color=_GRID)
-    if len(chart.series) > 1:
+    if sum(bool(series.name) for series in chart.series) > 1:
         axes.legend(fontsize=8, frameon=False)
 
 

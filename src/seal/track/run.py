@@ -60,14 +60,18 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_used(path)
             journal = Journal(path / "journal.jsonl")
+            run = cls(path, config, journal)
             try:
                 _refuse_used(path)  # another process may have begun a run here before we had the lock
+            except RunError:
+                journal.close()
+                raise
+            try:
                 _write(path / "config.yaml", config.to_yaml())
-                run = cls(path, config, journal)
                 run._make_folders()
                 run._note_environment()
             except BaseException:
-                journal.close()
+                run._take_away()
                 raise
         except (FileExistsError, NotADirectoryError):
             raise RunError(f"{path}: a file is in the way", "choose another --output-dir") from None
@@ -116,16 +120,10 @@ class Run:
 
     def abandon(self) -> bool:
         """Close, and take the folder away again if nothing was ever finished in it. True: it is gone."""
-        started = bool(self.journal.rows()) or any(self.checkpoints.iterdir())
-        self.close()
-        if started:
+        if self.journal.rows() or any(self.checkpoints.iterdir()):
+            self.close()
             return False
-        shutil.rmtree(self.logs)
-        self.checkpoints.rmdir()
-        for name in ("journal.jsonl", ".journal.jsonl.lock", "environment.json", "config.yaml"):
-            (self.path / name).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
+        self._take_away()
         return True
 
     def __enter__(self) -> Run:
@@ -133,6 +131,16 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _take_away(self) -> None:
+        """Close, and remove what `create` made; the folder too, if nothing else is in it."""
+        self.close()
+        for folder in (self.logs, self.checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in ("journal.jsonl", ".journal.jsonl.lock", "environment.json", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def _make_folders(self) -> None:
         self.checkpoints.mkdir(exist_ok=True)
@@ -207,8 +215,12 @@ def _unusable(path: Path, error: OSError) -> RunError:
 def _write(path: Path, text: str) -> None:
     """Write a whole file or none."""
     partial = path.with_name(f".{path.name}.part")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
