@@ -126,7 +126,13 @@ class DataLoader:
                 return read_passages(path)
         if self.source in HUB_NAMES:
             return _from_hub(self.source, self.split)
-        return read_passages(Path(self.source).expanduser())
+        path = Path(self.source).expanduser()
+        if self.source.isidentifier() and not path.exists():
+            raise DataError(
+                f"no data set is called {self.source!r}",
+                f"choose builtin, {' or '.join(HUB_NAMES)}, or give the path of a file or folder",
+            )
+        return read_passages(path)
 
     def _has_answers(self, passage: Passage) -> bool:
         """False for a passage that loses all its questions; raises where it never had one."""

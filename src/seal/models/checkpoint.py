@@ -103,6 +103,8 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> str:
     """Let `write` fill a new folder, add the manifest, and put it in the place of `folder` at once."""
+    from safetensors import SafetensorError
+
     if folder.exists() and not (folder.is_dir() and _replaceable(folder)):
         raise ModelError(f"{folder} exists and is not a checkpoint", "choose another folder")
     staging: Path | None = None
@@ -119,7 +121,7 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> str:
             _fsync(path)
         _fsync(staging)
         _swap(staging, folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"cannot write the checkpoint {folder}: {one_line(error)}",
             "free disk space or choose a folder that you can write to",
