@@ -344,16 +344,16 @@ def test_stacked_products_equal_each_rows_own(
     stack = AdapterStack(Runtime.of(loaded.model), adapters)
     rows = [a for a, n in zip(adapters, counts, strict=True) for _ in range(n)] + [None] * bare
     stack.arrange(rows)
-    assert (stack.index is None) == (len(set(counts)) == 1)
-    for name, layer in Runtime.of(loaded.model).layers.items():
-        out, features = layer.shape
-        x, y = torch.randn(len(rows), features), torch.randn(len(rows), out)
+    assert (stack._index is None) == (len(set(counts)) == 1)
+    for group in Runtime.of(loaded.model).groups:
+        x, y = torch.randn(len(rows), group.base.features), torch.randn(len(rows), sum(group.base.sizes))
         expected = y.clone()
-        for i, own in enumerate(rows):
-            if own is not None and name in own.factors:
-                a_RD, b_OR = own.factors[name]
-                expected[i] += own.scale * (b_OR @ (a_RD @ x[i]))
-        stack.add_to(y, x, name)
+        for columns, name in zip(expected.split(group.base.sizes, dim=-1), group.names, strict=True):
+            for i, own in enumerate(rows):
+                if own is not None and name in own.factors:
+                    a_RD, b_OR = own.factors[name]
+                    columns[i] += own.scale * (b_OR @ (a_RD @ x[i]))
+        stack.add_to(y, x, group.index, group.base.sizes)
         torch.testing.assert_close(y, expected)
 
 
