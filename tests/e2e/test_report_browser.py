@@ -1,0 +1,264 @@
+"""The report in real headless Chromium: nothing missing, no error, no request, readable at every width."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seal.track import report
+
+pytestmark = pytest.mark.e2e
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+SCREENSHOTS = os.environ.get("SEAL_SCREENSHOTS")
+"""A folder to keep pictures of the pages in."""
+
+CONTRAST = """
+(() => {
+  const parse = (c) => { const m = c.match(/[\\d.]+/g).map(Number); return m.length > 3 ? m : [...m, 1]; };
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor;
+      if (!c.startsWith("color") && parse(c)[3] === 1) return parse(c);
+    }
+    return [255, 255, 255, 1];
+  };
+  const poor = [];
+  const texts = "p, td, th, dt, dd, summary, h2, h3, strong, small, .sign, .chip, .gold, .try, .level";
+  for (const e of document.querySelectorAll(texts.replace(/(^|, )/g, "$1main ") + ", footer")) {
+    if (!e.getClientRects().length || !e.textContent.trim()) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    const name = `${e.tagName}.${e.className} ${e.textContent.trim().slice(0, 30)}`;
+    if (ratio < 4.5) poor.push(`${name} ${ratio.toFixed(2)}`);
+  }
+  return poor;
+})()
+"""
+
+_ON_3_AND_4 = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 50) for number in sys.argv[1:3]]
+os.dup2(pipes[0], 3)
+os.dup2(pipes[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Becomes Chromium, with the two pipes where it looks for them."""
+
+
+class Browser:
+    """Chromium by its debugging pipe: JSON messages that end with a zero byte."""
+
+    def __init__(self, profile: Path) -> None:
+        command_read, self._write = os.pipe()
+        self._read, event_write = os.pipe()
+        assert CHROMIUM is not None
+        arguments = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _ON_3_AND_4, str(command_read), str(event_write), *arguments],
+            pass_fds=(command_read, event_write),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(command_read)
+        os.close(event_write)
+        self._rest, self._number, self._session = b"", 0, ""
+        self.events: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """Call a method and wait for its result; events that come first are kept."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            reply = self._next()
+            if reply.get("id") == self._number:
+                assert "error" not in reply, reply
+                result: dict[str, Any] = reply["result"]
+                return result
+            self.events.append(reply)
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            data = os.read(self._read, 1 << 20)
+            if not data:
+                raise RuntimeError("chromium ended")
+            self._rest += data
+        line, self._rest = self._rest.split(b"\0", 1)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def open(self, page: Path, width: int, scheme: str) -> None:
+        self.events.clear()
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.send("Page.navigate", url=page.resolve().as_uri())
+        deadline = time.monotonic() + 30
+        while self.run("document.readyState") != "complete" or self.run("location.protocol") != "file:":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def run(self, script: str) -> Any:
+        """The value of a script in the page."""
+        found = self.send("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def named(self, method: str) -> list[dict[str, Any]]:
+        """Parameters of the events of one name since the page was opened."""
+        return [e["params"] for e in self.events if e.get("method") == method]
+
+    def picture(self, path: Path, height: int = 0) -> None:
+        """A screenshot; `height` 0: the whole page."""
+        width = self.run("innerWidth")
+        tall = height or self.run("document.documentElement.scrollHeight")
+        clip = {"x": 0, "y": 0, "width": width, "height": min(tall, 9000), "scale": 1}
+        data = self.send("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def close(self) -> None:
+        os.write(self._write, b'{"id": 0, "method": "Browser.close"}\0')
+        os.close(self._write)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._read)
+
+
+def _count(selector: str, condition: str) -> str:
+    """Script: how many elements `e` meet the condition."""
+    return f"[...document.querySelectorAll(`{selector}`)].filter((e) => {condition}).length"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(made_up: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    size: dict[str, int] = {"rounds": 3, "tasks": 4, "edits": 4, "repeats": 3, "held_out": 4}
+    made_up.MadeUpRun(folder / "good", **size)
+    made_up.MadeUpRun(folder / "other", seed=5, **size)
+    made_up.MadeUpRun(folder / "hostile", hostile=True, finished=False)
+    made_up.MadeUpRun(folder / "arc", rounds=0, held_out=0, finished=False)
+    made_up.few_shot_round(folder / "arc")
+    rows = [[0.3, 0.2, 0.25], [0.6, 0.0, 0.0], [0.4, 0.7, 0.0], [0.3, 0.5, 0.8]]
+    (folder / "good" / "continual.json").write_text(json.dumps({"mean_over_sequences": rows}))
+    made = {}
+    for name in ("good", "hostile", "arc"):
+        made[name] = report.write_html([report.run_view(folder / name)], folder / f"{name}.html")
+    views = [report.run_view(folder / name, most_tasks=0) for name in ("good", "other")]
+    made["comparison"] = report.write_html(views, folder / "comparison.html")
+    return made
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("name", ["good", "hostile", "arc", "comparison"])
+def test_a_page_is_readable_and_asks_for_nothing(
+    browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    browser.open(pages[name], width, scheme)
+    browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    time.sleep(0.1)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run(CONTRAST) == []
+    assert browser.run(_count("main p, td, dd, pre", "parseFloat(getComputedStyle(e).fontSize) < 11.5")) == 0
+    dark = browser.run("getComputedStyle(document.body).backgroundColor") != "rgb(244, 246, 247)"
+    assert dark == (scheme == "dark")
+    if SCREENSHOTS:
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        browser.picture(Path(SCREENSHOTS) / f"{name}-{width}-{scheme}.png")
+    asked = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in asked if url.startswith("file:")]) == 1
+    assert browser.named("Runtime.exceptionThrown") == []
+    assert browser.named("Runtime.consoleAPICalled") == []
+    assert [e["entry"]["text"] for e in browser.named("Log.entryAdded")] == []
+
+
+def test_every_section_is_shown_and_every_picture_described(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["good"], 1600, "light")
+    shown = browser.run(
+        "[...document.querySelectorAll('section')].filter(s => s.offsetHeight > 60).map(s => s.id)"
+    )
+    assert shown == ["findings", "training", "held-out", "continual", "tasks", "run"]
+    assert browser.run(_count("svg:not([aria-hidden]), img", "!e.getAttribute('aria-label') && !e.alt")) == 0
+    assert browser.run("document.querySelectorAll('svg.chart').length") >= 9
+    nameless = "!e.getAttribute('aria-label') && !e.textContent.trim()"
+    assert browser.run(_count("input, select, button", nameless)) == 0
+    anchors = (
+        "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.getAttribute('href')))"
+    )
+    assert browser.run(anchors) is True
+
+
+def test_hostile_text_does_nothing(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["hostile"], 1600, "light")
+    time.sleep(0.2)
+    assert browser.run("typeof window.owned") == "undefined"
+    assert browser.run("document.title") == "hostile · seal"
+    assert browser.run("document.scripts.length") == 1
+    assert browser.run("document.images.length") == 0
+    seen = browser.run("document.querySelector('.candidate pre').textContent")
+    assert '<script>window.owned=1;document.title="owned"</script>' in seen
+    assert "{{ 7*7 }}" in seen
+    assert "␛[31mred" in seen
+
+
+def test_tasks_can_be_sifted_and_the_theme_changed(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["good"], 1600, "light")
+    count = "document.querySelectorAll('details.task:not([hidden])').length"
+    assert browser.run(count) == 3 * 4 + 4
+    field = "(() => {{ const f = document.getElementById('{}'); f.value = '{}';"
+    sift = field + " f.dispatchEvent(new Event('input')); }})()"
+    browser.run(sift.format("place", "round 2"))
+    assert browser.run(count) == 4
+    browser.run(sift.format("search", "kestrel"))
+    assert browser.run(count) == 1
+    assert browser.run("document.getElementById('count').textContent") == "1 of 16"
+    browser.run("document.getElementById('all').click()")
+    assert browser.run("document.querySelectorAll('details.task[open]').length") == 1
+    before = browser.run("getComputedStyle(document.body).backgroundColor")
+    browser.run("document.querySelector('.theme').click()")
+    assert browser.run("getComputedStyle(document.body).backgroundColor") != before
+    assert browser.run("document.querySelector('.theme').textContent") == "Light"
