@@ -52,7 +52,7 @@ def serving(loaded: Any) -> Iterator[TTTClient]:
         thread.join(60)
 
 
-def test_eight_clients_are_not_slower_than_one_and_get_the_same_replies(tiny: Any) -> None:
+def test_eight_clients_are_faster_than_one_and_get_the_same_replies(tiny: Any) -> None:
     requests = [request(n, 2) for n in range(64)]
     took: dict[int, float] = {}
     replies: dict[int, list[Any]] = {}
@@ -69,7 +69,7 @@ def test_eight_clients_are_not_slower_than_one_and_get_the_same_replies(tiny: An
     mine = {answered.id: answered.reply for answered in local.run(asks)}
     assert [r.model_dump(mode="json") for n in range(64) if (r := mine[str(n)])] == replies[8]
     print(f"64 requests one after another {took[1]:.1f} s, from 8 clients {took[8]:.1f} s")
-    assert took[8] < 1.1 * took[1]  # a tenth for neighbours on the machine
+    assert took[8] < took[1] / 1.5  # 3.1 times as fast on a quiet machine; the rest is for neighbours
 
 
 def test_memory_stays_flat_over_500_requests(tiny: Any) -> None:
