@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from seal.errors import AdaptError
+from seal.inner.adapter import Adapter, AdapterStack
 from seal.inner.adapter_files import save_adapter
 from seal.inner.attention import NAME
 from seal.inner.decode import Decoder, Request, Written
 from seal.inner.loop import stop_ids
-from seal.inner.adapter import Adapter, AdapterStack
-from seal.inner.runtime import Runtime
 from seal.inner.packing import Pack, pack
+from seal.inner.runtime import Runtime
 from seal.models.load import LoadedModel
 from seal.models.lora import LoRAWrapper, merged
 from seal.records import LoRARecipe, Sampling
