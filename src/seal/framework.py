@@ -52,6 +52,7 @@ class SEALFramework:
         base = load_model(config.model_name, config.device, config.dtype)
         self.grader = setup.grader(config, base)
         self.domain = setup.make_domain(config, self.grader)
+        setup.check_tasks(self.domain, [*self.tasks.values(), *val_tasks], base)
         self.reward_model = setup.reward_model(config, self.domain)
         self.optimizer = ReSTEMOptimizer(config.sft_recipe())
         self.held_out = HeldOut(self.domain, val_tasks, evaluation.arms, evaluation.samples, config.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from seal.data.loader import VAL_SHARE, DataLoader, split_tasks, tasks_from_loader
@@ -10,6 +11,7 @@ from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
 from seal.plugins import build, load_object, taken
 from seal.records import Performance, Task
+from seal.restem import window
 from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
 
@@ -85,6 +87,15 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
     if not isinstance(domain, BaseDomain):
         raise ConfigError(f"{config.domain} is not a domain", "make it a subclass of seal.BaseDomain")
     return domain
+
+
+def check_tasks(domain: BaseDomain, tasks: Iterable[Task], loaded: LoadedModel) -> None:
+    """Let the domain refuse tasks before anything is computed, if it has a `check`. Raises `DataError`."""
+    check = getattr(domain, "check", None)
+    if check is not None:
+        limit = window(loaded.model)
+        for task in tasks:
+            check(task, loaded.tokenizer, limit)
 
 
 def _built(kind: type[BaseDomain], **options: Any) -> BaseDomain:

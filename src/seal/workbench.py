@@ -92,6 +92,8 @@ class Workbench:
                     for trial in self.measurer.trials(chunk, tasks, before):
                         self.record("trial", f"{trial.edit_id}/r{trial.repeat}", trial)
                         phase.tokens += trial.outcome.timings.train_tokens
+                        if trial.problem:
+                            log.warning("self-edit %s cannot be applied: %s", trial.edit_id, trial.problem)
                 known = [self.run.recall(Trial, "trial", spec.key) for spec in chunk]
             trials += [trial for trial in known if trial is not None]
             log.info("%s: %d of %d adapters measured", arm, len(trials), len(specs))

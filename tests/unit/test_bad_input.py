@@ -88,6 +88,23 @@ def test_data(case: str, tmp_path: Path, capsys: Output) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "overrides", "cause"),
+    [
+        (400, {"max_length": 300}, "tokens, more than 300"),
+        (6000, {"max_length": 9000, "data_config__options": {}}, "4096"),
+    ],
+)
+def test_a_passage_longer_than_the_model_reads(
+    words: int, overrides: dict[str, Any], cause: str, tmp_path: Path, capsys: Output
+) -> None:
+    """Refused before anything is computed, with the task's name."""
+    (tmp_path / "a.json").write_text(json.dumps([GOOD, GOOD | {"title": "Long", "context": "So. " * words}]))
+    command = train(tmp_path / "run", data_config__path=str(tmp_path / "a.json"), **overrides)
+    refused(capsys, command, "task 'long-", cause, "Split the passage")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_data_set(tmp_path: Path, capsys: Output) -> None:
     command = train(tmp_path / "run", data_config__dataset_name="sqaud")
     refused(capsys, command, "no data set is called 'sqaud'", "builtin")

@@ -205,16 +205,31 @@ def test_training_that_diverges_is_a_problem_of_its_edit_alone(
     assert all(arm["mean"] == base["mean"] and arm["gain"] == 0 for arm in others)
 
 
-def test_a_sequence_that_is_too_long_spoils_no_other_task(settings: Callable[..., dict[str, Any]]) -> None:
-    data = [passage("Vell"), passage("Orrin", text="Orrin is old. " * 40)]
+def test_a_self_edit_that_is_too_long_is_data_with_a_reason(
+    settings: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows of 100 tokens hold the passages, and of the self-edits those that ended early."""
     rows = carry_out(
-        settings(passages=data, max_outer_iterations=1, tasks_per_iteration=2, max_length=200)
-        | {"evaluation.enabled": False}
+        settings(max_outer_iterations=1, tasks_per_iteration=3, samples_per_iteration=4, max_length=100)
+        | {"data_config.split_newlines": False, "generation.max_new_tokens": 60, "evaluation.enabled": False}
     )
-    problems = {r["task_id"].split("-")[0]: r["problem"] for r in of(rows, "result")}
-    assert problems["vell"] == ""
-    assert "more than 200" in problems["orrin"]
-    assert of(rows, "update")[0]["kept"] == 1
+    tokenizer = load_model("tiny-random-llama").tokenizer
+    edits = {e["id"]: e for e in of(rows, "edit")}
+    titles = {name.lower(): name for name in PLACES}
+    failed = []
+    for result in of(rows, "result"):
+        edit = edits[result["edit_id"]]
+        title = titles[edit["task_id"].rpartition("-")[0]]
+        parts = [p.strip() for p in edit["completion"].split("---") if p.strip()]
+        longest = max((len(tokenizer(f"{title}\n{part}")["input_ids"]) for part in parts), default=0)
+        assert bool(result["problem"]) == (longest > 100)
+        if result["problem"]:
+            failed.append(edit["id"])
+            assert f"has {longest} tokens, more than 100" in result["problem"]
+            assert (result["reward"]["value"], result["reward"]["kept"]) == (0.0, False)
+    assert 0 < len(failed) < len(edits)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert all(any(f"self-edit {name} cannot be applied" in line for line in said) for name in failed)
 
 
 # --- same numbers again ---------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"models"}),
     frozenset({"inner"}),
     frozenset({"reward"}),
-    frozenset({"restem", "measure", "evaluation", "setup"}),
+    frozenset({"restem", "measure", "workbench", "evaluation", "setup"}),
     frozenset({"framework"}),
     frozenset({"track", "serve", "cluster"}),
     frozenset({"recipes"}),

@@ -115,6 +115,19 @@ class KnowledgeIncorporation(BaseDomain):
             raise InvalidEdit(f"task {task.id!r}: the self-edit holds no text to train on")
         return tuple(rows)
 
+    def check(self, task: Task, tokenizer: PreTrainedTokenizerBase, window: int | None) -> None:
+        """Raise `DataError` for a passage that no adapter could be trained on: longer than allowed, or than
+        the model's `window`, in tokens.
+        """
+        if not self.include_passage:
+            return
+        longest = max(len(row.ids) for row in self.training_rows(task, "", tokenizer))
+        if window is not None and longest > window:
+            raise DataError(
+                f"task {task.id!r}: the passage has {longest} tokens, and the model's window is {window}",
+                "split the passage, or lower max_length and set data_config.options.too_long to truncate",
+            )
+
     def _fitted(self, row: TrainRow, task: Task, tokenizer: PreTrainedTokenizerBase) -> TrainRow:
         limit = min(self.max_length, getattr(tokenizer, "model_max_length", None) or self.max_length)
         if len(row.ids) <= limit:
@@ -123,7 +136,7 @@ class KnowledgeIncorporation(BaseDomain):
             return TrainRow(row.ids[:limit])
         raise InvalidEdit(
             f"task {task.id!r}: a training row has {len(row.ids)} tokens, more than {limit}",
-            "split the passage, or set too_long to truncate",
+            "split the passage, or set data_config.options.too_long to truncate",
         )
 
     def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
