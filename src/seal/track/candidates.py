@@ -53,6 +53,8 @@ class Candidate:
 
     name: str
     text: str
+    recipe: str
+    """ARC: the recipe in words; empty for other self-edits."""
     tokens: int
     seed: int
     cut: bool
@@ -178,6 +180,7 @@ def _candidate(
     return Candidate(
         name=name,
         text="" if reference or edit is None else clipped(edit.completion, _COMPLETION),
+        recipe=_recipe(edit) if edit and "tests" in trial.before.details else "",
         tokens=edit.n_tokens if edit else 0,
         seed=edit.seed if edit else 0,
         cut=bool(edit and edit.finish == "length"),
@@ -190,6 +193,20 @@ def _candidate(
         problem=one_line(trial.problem or (result.problem if result else ""), 300),
         pictures=_attempts(task, trial.after),
     )
+
+
+def _recipe(edit: SelfEdit) -> str:
+    """An ARC recipe in words; empty when it is none."""
+    from seal.arc.recipe import RecipeError, parse_recipe
+
+    try:
+        recipe = parse_recipe(edit.completion)
+    except RecipeError:
+        return ""
+    changes = [*recipe.groups, *(["colours"] if recipe.permutes_colours else [])]
+    loss = "all tokens" if recipe.strategy == "train_using_all_tokens" else "output tokens"
+    how = f"{recipe.epochs} epochs at {recipe.learning_rate:g}, loss on {loss}"
+    return f"{how}; augmentations: {', '.join(changes) or 'none'}"
 
 
 def _rows(

@@ -9,7 +9,8 @@ from html import escape
 from seal.arc.draw import PALETTE, WRONG, wrong_cells
 from seal.arc.grid import Grid
 
-_CELL = 12
+_SIDE, _SMALLEST, _LARGEST = 150, 5, 22
+"""Wanted length of a grid's longer side, and the limits of a cell's, in pixels."""
 
 
 def grid_svg(grid: Grid, alt: str, gold: Grid | None = None) -> str:
@@ -17,7 +18,8 @@ def grid_svg(grid: Grid, alt: str, gold: Grid | None = None) -> str:
     rows, columns = len(grid), len(grid[0])
     wrong = wrong_cells(grid, gold) if gold is not None else []
     note = f", {len(wrong)} wrong cells" if wrong else ""
-    size = f'width="{columns * _CELL}" height="{rows * _CELL}"'
+    cell = min(max(_SIDE // max(rows, columns), _SMALLEST), _LARGEST)
+    size = f'width="{columns * cell}" height="{rows * cell}"'
     name = f'role="img" aria-label="{escape(alt + note)}"'
     parts = [f'<svg class="grid-picture" viewBox="0 0 {columns} {rows}" {size} {name}>']
     parts += [f'<path fill="{PALETTE[c]}" d="{d}"/>' for c, d in sorted(_runs(grid).items())]

@@ -113,13 +113,29 @@ class History:
 
     @classmethod
     def of(
-        cls, rows: Sequence[Row], config: SEALConfig, path: Path, environments: Iterable[dict[str, Any]] = ()
+        cls,
+        rows: Sequence[Row],
+        config: SEALConfig,
+        path: Path,
+        environments: Iterable[dict[str, Any]] = (),
+        known: dict[int, Any] | None = None,
     ) -> History:
-        """The history that `rows` tell. Raises `RunError` for a row of a known kind that does not fit."""
+        """The history that `rows` tell.
+
+        Args:
+            known: records by row number from an earlier look at the same journal; it is added to, so that a
+                look at a growing journal decodes new rows only.
+
+        Raises:
+            RunError: a row of a known kind does not fit its record.
+        """
+        known = {} if known is None else known
         records: dict[str, list[Any]] = {kind: [] for kind in KINDS}
         for row in rows:
             if row.kind in KINDS:
-                records[row.kind].append(decode(KINDS[row.kind], row.data))
+                if row.n not in known:
+                    known[row.n] = decode(KINDS[row.kind], row.data)
+                records[row.kind].append(known[row.n])
         return cls(
             path=path,
             config=config,
@@ -139,15 +155,15 @@ class History:
         )
 
 
-def read_history(path: str | Path) -> History:
-    """The run in folder `path`, which may be running.
+def read_history(path: str | Path, known: dict[int, Any] | None = None) -> History:
+    """The run in folder `path`, which may be running; `known` is as in `History.of`.
 
     Raises:
         RunError: it is no run folder, or its journal is corrupt.
     """
     folder = Path(path)
     config = read_config(folder)
-    return History.of(Journal.read(folder / "journal.jsonl"), config, folder, _environments(folder))
+    return History.of(Journal.read(folder / "journal.jsonl"), config, folder, _environments(folder), known)
 
 
 def read_tasks(config: SEALConfig) -> tuple[dict[str, Task], str]:

@@ -48,6 +48,7 @@ class Sink:
     def __init__(self, config: SEALConfig, run: Run, trackers: Mapping[str, Tracker]) -> None:
         self._config, self._run = config, run
         self._trackers = dict(trackers)
+        self._known: dict[int, Any] = {}
 
     def __call__(self, kind: str, record: Any) -> None:
         """Hear of a finished item."""
@@ -76,7 +77,7 @@ class Sink:
     def _write(self) -> list[dict[str, Any]]:
         """Write the file anew, whole: it is computed from the journal, so nothing is lost."""
         try:
-            history = History.of(self._run.journal.rows(), self._config, self._run.path)
+            history = History.of(self._run.journal.rows(), self._config, self._run.path, known=self._known)
             rows = lines(run_metrics(history))
             write_metrics(self._run.path, rows)
         except Exception as error:  # noqa: BLE001 (a number that cannot be shown must not stop a run)

@@ -8,7 +8,7 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 
 
 def plain(text: str) -> str:
-    """`text` without control characters: they are shown by picture (␛) or code (⟨U+202E⟩).
+    """`text` without control characters: they are shown by their codes, as in `\\x1b[31m` and `\\u202e`.
 
     New lines and tabs stay; marks that turn the direction of writing count as control characters.
     """
@@ -31,6 +31,4 @@ def _shown(match: re.Match[str]) -> str:
     code = ord(match[0])
     if 0xD800 <= code <= 0xDFFF:
         return "\ufffd"
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

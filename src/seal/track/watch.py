@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seal.errors import RunError
 from seal.records import Trial
@@ -69,12 +69,13 @@ def watch(
 
 def _changes(path: Path, every: float, sleep: Callable[[float], None]) -> Iterator[History | None]:
     """The history whenever the journal has grown; None while there is nothing to read."""
-    journal, seen = path / "journal.jsonl", -1
+    journal, seen, known = path / "journal.jsonl", -1, dict[int, Any]()
     while True:
+        started = time.monotonic()
         try:
             size = journal.stat().st_size
             if size != seen and (path / "config.yaml").is_file():
-                history = read_history(path)
+                history = read_history(path, known)
                 seen = size
                 yield history
         except OSError:
@@ -83,7 +84,7 @@ def _changes(path: Path, every: float, sleep: Callable[[float], None]) -> Iterat
             if journal.is_file():  # what is there is damaged, and waiting will not mend it
                 raise
             yield None
-        sleep(every)
+        sleep(max(every, 4 * (time.monotonic() - started)))  # a long journal is looked at less often
 
 
 def screen(history: History) -> RenderableType:
