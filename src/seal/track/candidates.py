@@ -205,7 +205,7 @@ def _recipe(edit: SelfEdit) -> str:
         return ""
     changes = [*recipe.groups, *(["colours"] if recipe.permutes_colours else [])]
     loss = "all tokens" if recipe.strategy == "train_using_all_tokens" else "output tokens"
-    how = f"{recipe.epochs} epochs at {recipe.learning_rate:g}, loss on {loss}"
+    how = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)} at {recipe.learning_rate:g}, loss on {loss}"
     return f"{how}; augmentations: {', '.join(changes) or 'none'}"
 
 

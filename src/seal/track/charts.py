@@ -115,7 +115,7 @@ def svg(chart: Chart) -> str:
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers from at or below `low` to at or above `high`."""
     if not high > low:
-        low, high = low - 0.5, high + 0.5
+        low, high = min(low, 0.0), max(high, 0.0) or float(low == 0)
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * (1 - 1e-9))

@@ -46,7 +46,7 @@ def diagnose(history: History, metrics: RunMetrics) -> list[Finding]:
 
 
 def _round(m: RoundMetrics, history: History) -> Iterator[Finding]:
-    yield from _rewards(m)
+    yield from _rewards(m, history)
     yield from _edits(m, history)
     if m.judge_errors:
         yield Finding(
@@ -72,7 +72,7 @@ def _round(m: RoundMetrics, history: History) -> Iterator[Finding]:
         )
 
 
-def _rewards(m: RoundMetrics) -> Iterator[Finding]:
+def _rewards(m: RoundMetrics, history: History) -> Iterator[Finding]:
     rate = m.success_rate.mean
     if m.edits > 1 and m.reward_spread.minimum == m.reward_spread.maximum:
         yield Finding(
@@ -101,8 +101,7 @@ def _rewards(m: RoundMetrics) -> Iterator[Finding]:
             "warning",
             "The success rate is low",
             f"{_percent(rate)} of the self-edits helped; aim at {_percent(AIM[0])} to {_percent(AIM[1])}.",
-            "Try another `prompt_type` (questions_answers, rewrite), more `inner.epochs`, a higher "
-            "`learning_rate`, a lower `reward_threshold`, or a larger model.",
+            _to_help_more(history),
         )
     elif rate > AIM[1]:
         yield Finding(
@@ -118,6 +117,18 @@ def _rewards(m: RoundMetrics) -> Iterator[Finding]:
             f"None of {m.edits} self-edits was kept, so the policy stayed as it was.",
             "See docs/troubleshooting.md: the reward, the prompt or the inner loop has to change.",
         )
+
+
+def _to_help_more(history: History) -> str:
+    if history.config.domain == "few_shot_learning":
+        return (
+            "Begin with tasks that some recipe solves (the paper filters its tasks so), allow more epochs "
+            "and learning rates, or use a larger model."
+        )
+    return (
+        "Try another `prompt_type` (questions_answers, rewrite), more `inner.epochs`, a higher "
+        "`learning_rate`, a lower `reward_threshold`, or a larger model."
+    )
 
 
 def _edits(m: RoundMetrics, history: History) -> Iterator[Finding]:

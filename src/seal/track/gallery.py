@@ -151,18 +151,22 @@ def _success_chart(metrics: RunMetrics, x: tuple[str, ...]) -> LineChart:
 def _improvement(history: History) -> Histogram:
     gains = [r.after - r.before for r in history.results]
     spread = distribution(gains)
-    kept = [0] * len(spread.counts)
-    width = spread.edges[1] - spread.edges[0]
+    edges, counts = spread.edges, spread.counts
+    width = edges[1] - edges[0]
+    while len(counts) < 5:  # a single bin would fill the picture
+        edges = (edges[0] - width, *edges, edges[-1] + width)
+        counts = (0, *counts, 0)
+    kept = [0] * len(counts)
     for result in history.results:
         if result.reward.kept:
-            place = int((result.after - result.before - spread.edges[0]) / width + 1e-9)
+            place = int((result.after - result.before - edges[0]) / width + 1e-9)
             kept[min(place, len(kept) - 1)] += 1
     up, down = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
     alt = (
         f"Gains of {len(gains)} self-edits: {up} improved, {len(gains) - up - down} unchanged, {down} worse."
     )
     name = "gain in score, all rounds"
-    return Histogram("Improvement", alt, spread.edges, spread.counts, tuple(kept), x_label=name)
+    return Histogram("Improvement", alt, edges, counts, tuple(kept), x_label=name)
 
 
 def _stability(metrics: RunMetrics, x: tuple[str, ...]) -> LineChart:

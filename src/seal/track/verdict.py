@@ -45,6 +45,9 @@ def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History) -> Ve
     if gain.low is None or gain.high is None:
         tone: Tone = "open"
         headline = f"{what} moved the held-out score {span}; one task is too few to tell a gain from chance"
+    elif gain.low == gain.high == 0:
+        tone = "open"
+        headline = f"{what} left the held-out score of every task as it was, {_share(base.mean)}"
     elif gain.low > 0:
         tone, headline = "good", f"{what} raised the held-out score {span}"
     elif gain.high < 0:
