@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from seal.grading import Grader
 
 
+#: Baseline answers kept for later jobs of the same policy; the oldest go first.
+BASELINES_KEPT = 10_000
+
+
 def default_slots(device: torch.device) -> int:
     """Adapters trained at once, where the config says `auto`."""
     return 8 if device.type == "cpu" else 32
@@ -126,6 +130,7 @@ class LocalInnerLoop:
                 yield _failed(trained, error)
             else:
                 good.append(trained)
+        kept = dict(self._baselines)
         missing = list(
             {p: None for t in good for p in t.job.probes if _needs_baseline(t) and p not in self._baselines}
         )
@@ -135,11 +140,13 @@ class LocalInnerLoop:
         answers = iter(self._graded([p for p, *_ in asked], written))
         fresh = dict(zip(missing, answers, strict=False))
         self._baselines |= {p: a for p, a in fresh.items() if a.verdict is not Verdict.ERROR}
+        while len(self._baselines) > BASELINES_KEPT:
+            self._baselines.pop(next(iter(self._baselines)))
         seconds = (time.perf_counter() - started) / max(1, len(good))
         for trained in good:
             baseline: tuple[Answer, ...] = ()
             if _needs_baseline(trained):
-                known = [self._baselines.get(p) or fresh[p] for p in trained.job.probes]
+                known = [fresh.get(p) or kept[p] for p in trained.job.probes]
                 baseline = tuple(
                     replace(a, probe_id=p.id) for a, p in zip(known, trained.job.probes, strict=True)
                 )
