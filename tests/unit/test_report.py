@@ -219,6 +219,24 @@ def test_arc_tasks_are_drawn_with_their_wrong_cells(made_up: Any, tmp_path: Path
     assert "Augmentation effectiveness" in text
 
 
+def test_a_domain_of_ones_own_has_a_report_whatever_its_details(made_up: Any, tmp_path: Path) -> None:
+    from seal.records import AdaptOutcome, Baseline, Performance, Trial
+    from seal.track.journal import Journal
+
+    made_up.MadeUpRun(tmp_path / "run", rounds=0, held_out=0, finished=False)
+    odd = Performance(0.5, 1, (), None, {"tests": 7, "cell_accuracy": "high", "note": [None]})
+    with Journal(tmp_path / "run/journal.jsonl") as journal:
+        journal.append("baseline", "p/odd", Baseline("odd", "p", odd))
+        trial = Trial("odd.i0.e0", "odd", 0, "train", 0, "p", odd, odd, AdaptOutcome("odd.i0.e0/r0"))
+        journal.append("trial", "odd.i0.e0/r0", trial)
+        row = made_up.EditResult("odd.i0.e0", "odd", 0, 0.5, 0.5, (0.0,), made_up.Reward(0.0))
+        journal.append("result", "odd.i0.e0", row)
+        journal.append("my_kind", "1", {"anything": 1})
+    page = Page(page_of(tmp_path / "run"))
+    assert "odd" in page.text
+    assert "50.0 % → 50.0 %" in page.text
+
+
 def test_a_grid_is_drawn_cell_by_cell() -> None:
     drawn = grid_svg(((1, 1, 0), (0, 1, 1)), "name")
     assert re.findall(r'fill="(#\w+)" d="([^"]+)"', drawn) == [
@@ -376,6 +394,47 @@ class TestJudgeAgain:
         assert "needs `model`" in capsys.readouterr().err
         assert main(["judge-again", str(finished), "--grader", "oracle"]) == 2
         assert "error: " in capsys.readouterr().err
+
+
+class TestVerdict:
+    """The headline claims a gain only where its interval lies above 0."""
+
+    @staticmethod
+    def of(made_up: Any, folder: Path, base: list[float], trained: list[float]) -> Any:
+        from seal.evaluation import base_arm
+        from seal.records import ArmScore, Baseline, Performance, TaskScore
+        from seal.statistics import bootstrap
+        from seal.track.journal import Journal
+
+        made_up.MadeUpRun(folder, rounds=0, held_out=0, finished=False)
+        start = base_arm([Baseline(f"t{i}", "p", Performance(s, 4)) for i, s in enumerate(base)])
+        tasks = tuple(TaskScore(f"t{i}", s, 4) for i, s in enumerate(trained))
+        weights = [4.0] * len(tasks)
+        score = bootstrap(trained, weights)
+        gain = bootstrap([b - a for a, b in zip(base, trained, strict=True)], weights)
+        arm = ArmScore("self_edit", "p", tasks, 4 * len(tasks), *score, *gain)
+        with Journal(folder / "journal.jsonl") as journal:
+            for each in (start, arm):
+                journal.append("arm", each.arm, each)
+        return report.run_view(folder, most_tasks=0).verdict
+
+    @pytest.mark.parametrize(
+        ("base", "trained", "tone", "words"),
+        [
+            ([0.0, 0.25, 0.25], [0.5, 0.5, 0.75], "good", "raised the held-out score from 16.7 % to 58.3 %"),
+            ([0.5, 0.5, 0.75], [0.0, 0.25, 0.25], "bad", "lowered"),
+            ([0.5, 0.5, 0.5], [0.75, 0.5, 0.25], "open", "chance alone"),
+            ([0.5, 0.5], [0.5, 0.5], "open", "left the held-out score of every task as it was, 50 %"),
+            ([0.25], [0.75], "open", "one task is too few"),
+        ],
+    )
+    def test_it_fits_the_interval(
+        self, made_up: Any, tmp_path: Path, base: Any, trained: Any, tone: str, words: str
+    ) -> None:
+        found = self.of(made_up, tmp_path / "run", base, trained)
+        assert found.tone == tone
+        assert words in found.headline
+        assert f"{4 * len(base)} held-out questions of {len(base)} tasks" in found.details[0]
 
 
 def test_ticks_are_round_and_cover() -> None:

@@ -139,7 +139,7 @@ def _view(
     first = groups[0][0]
     scores = [_score(trials) for trials in groups]
     before = history.before(first)
-    is_arc = "tests" in first.before.details
+    is_arc = bool(_tests(first.before))
     edit = history.edits.get(first.edit_id)
     passage = task.context if task is not None and isinstance(task.context, str) else ""
     return TaskView(
@@ -180,7 +180,7 @@ def _candidate(
     return Candidate(
         name=name,
         text="" if reference or edit is None else clipped(edit.completion, _COMPLETION),
-        recipe=_recipe(edit) if edit and "tests" in trial.before.details else "",
+        recipe=_recipe(edit) if edit and _tests(trial.before) else "",
         tokens=edit.n_tokens if edit else 0,
         seed=edit.seed if edit else 0,
         cut=bool(edit and edit.finish == "length"),
@@ -263,12 +263,19 @@ def _pictures(named: Iterable[tuple[str, Any]]) -> tuple[Picture, ...]:
     return tuple(Picture(name, grid_svg(grid, plain(name))) for name, grid in found if grid is not None)
 
 
+def _tests(performance: Performance) -> list[dict[str, Any]]:
+    """What became of each test input of an ARC task; empty for other domains, whatever their details."""
+    tests = performance.details.get("tests")
+    known = isinstance(tests, list | tuple) and all(isinstance(t, dict) and "attempts" in t for t in tests)
+    return list(tests) if known and tests else []
+
+
 def _attempts(task: Task | None, performance: Performance | None) -> tuple[Picture, ...]:
-    if performance is None or "tests" not in performance.details:
+    if performance is None or not _tests(performance):
         return ()
     solutions = [gold for _, gold in task.target] if task is not None else []
     found = []
-    for i, test in enumerate(performance.details["tests"]):
+    for i, test in enumerate(_tests(performance)):
         gold = as_grid(solutions[i]) if i < len(solutions) else None
         for k, attempt in enumerate(test.get("attempts") or (), 1):
             grid = as_grid(attempt)

@@ -277,7 +277,7 @@ def _log_likelihood_gain(trials: Sequence[Trial]) -> Mean | None:
 
 
 def _few_shot(history: History, results: Sequence[EditResult], trials: Sequence[Trial]) -> FewShot | None:
-    measured = [t for t in trials if t.after is not None and "cell_accuracy" in t.after.details]
+    measured = [t for t in trials if t.after and isinstance(t.after.details.get("cell_accuracy"), float)]
     if not measured:
         return None
 
