@@ -16,6 +16,8 @@ def write_report(result: dict[str, Any], out: Path | None, root: Path) -> list[P
     page, picture, numbers = docs / "benchmarks.md", docs / "img" / "inner-loop.png", data / "inner_loop.json"
     for folder in (data, docs, picture.parent):
         folder.mkdir(parents=True, exist_ok=True)
+    if result["settings"]["only"] and numbers.is_file():
+        result = merge(json.loads(numbers.read_text("utf-8")), result)
     numbers.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     written = [numbers, page]
     if any("growth" in found for found in result["dtypes"].values()):
@@ -26,6 +28,17 @@ def write_report(result: dict[str, Any], out: Path | None, root: Path) -> list[P
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n{markdown(result)}\n{END}{after}", "utf-8")
     return written
+
+
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new`, which measured some parts, with the other parts of `old`."""
+    dtypes = dict(old["dtypes"])
+    for dtype, found in new["dtypes"].items():
+        before = dtypes.get(dtype, {"measures": []})
+        fresh = {(m["what"], m["peer"]): m for m in found["measures"]}
+        kept = {(m["what"], m["peer"]): m for m in before["measures"]}
+        dtypes[dtype] = before | found | {"measures": list((kept | fresh).values())}
+    return old | new | {"dtypes": dtypes}
 
 
 def markdown(result: dict[str, Any]) -> str:

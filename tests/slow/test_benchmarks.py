@@ -1,0 +1,55 @@
+"""The benchmark runs from end to end on a tiny model and says what it measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(out: Path, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.inner_loop", "--quick", "--threads", "1", "--out", str(out)]
+    subprocess.run(
+        [*command, "--dtype", "float32", *options], check=True, cwd=ROOT, capture_output=True, timeout=280
+    )
+    found: dict[str, Any] = json.loads((out / "inner_loop.json").read_text())
+    return found
+
+
+def test_every_part_is_measured_and_reported(tmp_path: Path) -> None:
+    result = bench(tmp_path, "--profile")
+    measures = result["dtypes"]["float32"]["measures"]
+    assert [m["unit"] for m in measures] == ["tokens/s"] * 2 + ["GFLOP/s", "answers/s", "tokens/s", "jobs/h"]
+    for m in measures:
+        assert 0 < m["ratio"]["low"] <= m["ratio"]["median"] <= m["ratio"]["high"]
+    assert all(row["peak"] >= row["before"] > row["own"] > 0 for row in result["memory"])
+    assert sum(row["share"] for row in result["dtypes"]["float32"]["profile"]) <= 1
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert page.count("| training |") == 3
+    assert "img/inner-loop.png" in page
+    assert (tmp_path / "img" / "inner-loop.png").read_bytes().startswith(b"\x89PNG")
+
+    again = bench(tmp_path, "--only", "decode")
+    assert len(again["dtypes"]["float32"]["measures"]) == len(measures)
+    assert again["memory"] == result["memory"]
+
+
+def test_flops_of_a_token_equal_a_count_by_hand() -> None:
+    """Per layer 64·64 + 2·64·32 + 64·64 + 3·64·128 weights, two layers, a head of 64·260, LoRA of rank 2."""
+    code = (
+        "from benchmarks.measure import training_flops as f;from seal.models.load import load_model as l;"
+        "from seal.records import LoRARecipe as R, TrainRow as T;"
+        "print(f(l('tiny-random-llama').model, R(rank=2), [T((5,) * 10)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    frozen, head, labelled = 2 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 128), 64 * 260, 0.9
+    low_rank = 2 * 2 * ((64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3)
+    attention = 12 * 5 * (2 * 4 * 16)
+    assert float(done.stdout) == pytest.approx(4 * (frozen + head * labelled) + 6 * low_rank + attention)
