@@ -153,6 +153,10 @@ def test_a_round_by_hand(made_up: Any, tmp_path: Path) -> None:
     assert base["arm"] == "base"
     assert best["arm"] == "self_edit_rl"
     assert best["gain"].mean == pytest.approx(best["score"].mean - base["score"].mean)
+    unaided = {t: b.performance.log_likelihood for (p, t), b in history.baselines.items() if p == "policy0"}
+    rises = [t.after.log_likelihood - unaided[t.task_id] for t in history.trials if t.arm == "self_edit_rl"]
+    assert best["log_likelihood_gain"].mean == pytest.approx(fmean(rises))
+    assert base["log_likelihood_gain"] is None
 
 
 def _in(history: History) -> list[Any]:

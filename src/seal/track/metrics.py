@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from seal.errors import DataError
-from seal.records import EditResult, Trial, Verdict
+from seal.records import ArmScore, EditResult, Trial, Verdict
 from seal.track.codec import encode
 from seal.track.estimates import (
     Distribution,
@@ -124,7 +124,8 @@ class RunMetrics:
     rounds: tuple[RoundMetrics, ...]
     dynamics: Dynamics
     arms: tuple[dict[str, Any], ...]
-    """Held-out arms: `arm`, `n`, `tasks`, `score` and `gain` as `Mean`."""
+    """Held-out arms: `arm`, `n`, `tasks`, `score` and `gain` as `Mean`; `log_likelihood_gain` is how much
+    likelier the gold answers became than to the base arm, in nats a token, None where it is not known."""
     seconds: dict[str, float]
     tokens: dict[str, int]
 
@@ -257,7 +258,23 @@ def _arms(history: History) -> Iterable[dict[str, Any]]:
             "n": arm.n,
             "score": score,
             "gain": gain,
+            "log_likelihood_gain": _arm_likelihood(history, arm),
         }
+
+
+def _arm_likelihood(history: History, arm: ArmScore) -> Mean | None:
+    base = next((a.policy for a in history.arms if a.arm == "base"), "")
+    unaided = {task: b.performance.log_likelihood for (p, task), b in history.baselines.items() if p == base}
+    if arm.arm.startswith("base"):
+        found = [(t, b.performance) for (p, t), b in history.baselines.items() if p == arm.policy != base]
+    else:
+        found = [(t.task_id, t.after) for t in history.trials if t.arm == arm.arm and t.after is not None]
+    gains = [
+        (task, performance.log_likelihood - before)
+        for task, performance in found
+        if performance.log_likelihood is not None and (before := unaided.get(task)) is not None
+    ]
+    return clustered(grouped(gains)) if gains else None
 
 
 def _by_phase(history: History, value: Callable[[Any], T]) -> dict[str, T]:

@@ -23,19 +23,29 @@ class Verdict:
     details: tuple[str, ...]
 
 
+def _likelihood(name: str, metrics: RunMetrics) -> list[str]:
+    """How much likelier the gold answers became, which shows before answers change."""
+    arm = next((arm for arm in metrics.arms if arm["arm"] == name), None)
+    gain: Mean | None = arm["log_likelihood_gain"] if arm else None
+    if gain is None or gain.low is None or gain.high is None:
+        return []
+    low, mean, high = (f"{v:+.2f}".replace("-", "−") for v in (gain.low, gain.mean, gain.high))
+    return [f"Log-likelihood of the gold answers: {mean} nats a token, 95 % interval {low} to {high}."]
+
+
 def verdict(history: History, metrics: RunMetrics) -> Verdict:
     """What the run showed so far."""
     arms = {arm.arm: arm for arm in history.arms}
     best = next((arms[name] for name in ("self_edit_rl", "self_edit") if name in arms), None)
     if best is not None and "base" in arms:
-        return _held_out(best, arms, history)
+        return _held_out(best, arms, history, metrics)
     if metrics.rounds:
         return _training_only(history, metrics)
     what = "No round has ended yet" if history.rows else "Nothing has happened yet"
     return Verdict("open", what, (f"{history.rows} items are finished.",))
 
 
-def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History) -> Verdict:
+def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History, metrics: RunMetrics) -> Verdict:
     base = arms["base"]
     gain = paired(best, base) or Mean(best.gain, best.gain_low, best.gain_high)
     what = "Self-edits after RL" if best.arm == "self_edit_rl" else "Self-edits"
@@ -55,7 +65,7 @@ def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History) -> Ve
     else:
         tone = "open"
         headline = f"{what} moved the held-out score {span}, which chance alone could do"
-    details = [sure, *_comparisons(best, arms)]
+    details = [sure, *_comparisons(best, arms), *_likelihood(best.arm, metrics)]
     if not history.finished:
         details.append("The run is not finished.")
     elif best.arm == "self_edit" and history.rounds and not any(u.updated for u in history.updates.values()):
