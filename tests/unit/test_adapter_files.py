@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seal.errors import AdaptError, ModelError
-from seal.inner.adapter_files import load_adapter, save_adapter
 from seal.inner.adapter import Adapter
-from seal.inner.runtime import Runtime
+from seal.inner.adapter_files import load_adapter, save_adapter
 from seal.inner.packing import pack
+from seal.inner.runtime import Runtime
 from seal.models.load import LoadedModel
 from seal.models.lora import target_modules
 from seal.records import LoRARecipe

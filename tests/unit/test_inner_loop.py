@@ -23,7 +23,8 @@ from seal.models.lora import LoRAWrapper
 from seal.records import AdaptJob, Sampling
 from seal.serve.client import Link, RemoteInnerLoop
 from seal.serve.requests import Requests
-from seal.serve.server import ServerSettings, TTTServer
+from seal.serve.server import TTTServer
+from seal.serve.settings import ServerSettings
 
 # PEFT still asks transformers for this name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
