@@ -193,7 +193,7 @@ class Measurer:
                 except AdaptError as error:
                     yield AdaptOutcome(key, error=JobError(error.border, str(error)))
                     continue
-                value = self.domain.evaluate(adapter.peft, self.loaded.tokenizer, task)  # type: ignore[arg-type]
+                value = self.domain.evaluate(adapter.peft, self.loaded.tokenizer, task)
                 self._evaluated[key] = as_performance(value)
             yield AdaptOutcome(key, losses=tuple(losses))
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from seal.errors import AdaptError
 from seal.inner import attention
+from seal.inner.memory import keep_freed_memory
 from seal.inner.multi_lora import SIBLINGS, LayerGroup
 from seal.inner.packing import Pack
 from seal.models.lora import linear_modules
@@ -24,6 +25,8 @@ class Runtime:
 
     def __init__(self, model: PreTrainedModel) -> None:
         attention.register()
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.model = model
         self.device, self.dtype = model.device, model.dtype
         self.anchor = torch.zeros((), device=self.device, requires_grad=True)
