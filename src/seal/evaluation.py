@@ -82,13 +82,21 @@ class HeldOut:
         tasks: held-out tasks; without any there are no arms.
         wanted: names of arms to measure; None: all that there are.
         samples: self-edits a task in the arms of the policy.
+        in_context: also measure the untrained policy with the context in its prompts.
         seed: the run's seed.
     """
 
     def __init__(
-        self, domain: BaseDomain, tasks: Sequence[Task], wanted: Sequence[str] | None, samples: int, seed: int
+        self,
+        domain: BaseDomain,
+        tasks: Sequence[Task],
+        wanted: Sequence[str] | None,
+        samples: int,
+        seed: int,
+        in_context: bool = False,
     ) -> None:
         self.domain, self.tasks, self.samples, self.seed = domain, list(tasks), samples, seed
+        self.in_context = in_context
         self.wanted = None if wanted is None else set(wanted)
         self._by_id = {task.id: task for task in tasks}
 
@@ -98,6 +106,8 @@ class HeldOut:
             return []
         base, performances = self._base(bench, "base", BEFORE)
         arms = [base]
+        if self.in_context and type(self.domain).context_probes is not BaseDomain.context_probes:
+            arms.append(self._in_context(bench, base))
         references = {task.id: self.domain.reference_edits(task) for task in self.tasks}
         for arm in dict.fromkeys(name for named in references.values() for name in named):
             if self._wants(arm):
@@ -129,6 +139,13 @@ class HeldOut:
         score = base_arm(rows, arm)
         bench.record("arm", arm, score)
         return score, performances
+
+    def _in_context(self, bench: Workbench, base: ArmScore) -> ArmScore:
+        performances = bench.baselines(self.tasks, BEFORE, in_context=True)
+        tasks = tuple(TaskScore(t.task_id, performances[t.task_id].score, t.n) for t in base.tasks)
+        score = _arm("in_context", bench.policy.version, tasks, base.tasks)
+        bench.record("arm", "in_context", score)
+        return score
 
     def _arm(
         self,

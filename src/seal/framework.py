@@ -55,7 +55,9 @@ class SEALFramework:
         setup.check_tasks(self.domain, [*self.tasks.values(), *val_tasks], base)
         self.reward_model = setup.reward_model(config, self.domain)
         self.optimizer = ReSTEMOptimizer(config.sft_recipe())
-        self.held_out = HeldOut(self.domain, val_tasks, evaluation.arms, evaluation.samples, config.seed)
+        self.held_out = HeldOut(
+            self.domain, val_tasks, evaluation.arms, evaluation.samples, config.seed, evaluation.in_context
+        )
         self.bench = setup.workbench(config, self.folder, self.domain, self.grader, base)
 
     def run(self) -> Summary:
@@ -139,6 +141,7 @@ class SEALFramework:
             iteration, new.version, checkpoint, new.updated, kept, len(results), ties, new.losses, new.why
         )
         self.folder.record("update", str(iteration), update)
+        self.folder.keep_newest(config.keep_checkpoints)
         log.info("kept %d of %d self-edits; %s", kept, len(results), new.why or f"policy {new.version}")
         return update
 

@@ -79,8 +79,8 @@ class Measurer:
         self.loaded, self.domain, self.loop = loaded, domain, loop
         self.recipe, self.run_seed, self.pad_to = recipe, run_seed, pad_to
 
-    def baselines(self, tasks: Sequence[Task]) -> Iterator[Baseline]:
-        """Every task without training, as it is done.
+    def baselines(self, tasks: Sequence[Task], in_context: bool = False) -> Iterator[Baseline]:
+        """Every task without training, as it is done; `in_context` with the context in the prompts.
 
         Raises:
             GradingError: a task's answers could not be graded; raised after all others were yielded.
@@ -92,7 +92,9 @@ class Measurer:
                 )
                 yield Baseline(task.id, self.loaded.version, performance)
             return
-        jobs = [AdaptJob(t.id, (), self.recipe, self._probes(t), self.run_seed) for t in tasks]
+        ask = self.domain.context_probes if in_context else self.domain.probes
+        tokenizer, recipe, seed = self.loaded.tokenizer, self.recipe, self.run_seed
+        jobs = [AdaptJob(t.id, (), recipe, ask(t, tokenizer), seed) for t in tasks]
         by_id = {task.id: task for task in tasks}
         ungraded: list[str] = []
         for outcome in self.loop.run(jobs):
@@ -147,12 +149,9 @@ class Measurer:
         if self.pad_to:
             rows = tuple(self._padded(row) for row in rows)
         recipe = self.domain.recipe(completion, self.recipe)
-        probes = self._probes(task) if self.domain.batched else ()
+        probes = self.domain.probes(task, self.loaded.tokenizer) if self.domain.batched else ()
         seed = derive(self.run_seed, spec.edit.id, spec.repeat)
         return AdaptJob(spec.key, rows, recipe, probes, seed, baseline=False)
-
-    def _probes(self, task: Task) -> Any:
-        return self.domain.probes(task, self.loaded.tokenizer)
 
     def _padded(self, row: TrainRow) -> TrainRow:
         tokenizer = self.loaded.tokenizer

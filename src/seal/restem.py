@@ -233,7 +233,8 @@ def _completion_row(
     ids = list(tokenizer(prompt + completion, add_special_tokens=special)["input_ids"])
     if ids[: len(start)] != start:  # a token spans the border: keep the prompt as generation sees it
         ids = start + list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-    if tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id:
+    full = limit is not None and len(ids) >= limit  # it was cut there, so it has no end to learn
+    if tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id and not full:
         ids.append(int(tokenizer.eos_token_id))
     if limit is not None and len(ids) > limit:
         raise DataError(

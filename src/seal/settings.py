@@ -279,6 +279,8 @@ class SEALConfig(Section):
     """Self-edits that ReST-EM trains on: all with a positive reward, or the best of each task."""
     keep_k: Natural = 1
     """How many of each task's self-edits best_of_k keeps."""
+    keep_checkpoints: Natural = 2
+    """Policies that stay on disk; those of earlier rounds are deleted once a newer one is safe."""
     seed: Count = 42
     """Seed of the run; every other seed derives from it by name."""
     output_dir: Name = "./outputs/seal"

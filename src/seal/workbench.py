@@ -42,17 +42,23 @@ class Workbench:
         self.run, self.writer, self.measurer, self.chunk = run, writer, measurer, chunk
         self.policy = measurer.loaded
 
-    def baselines(self, tasks: Sequence[Task], iteration: int) -> dict[str, Performance]:
-        """The policy's performance on `tasks` before any training; computed once a policy and task."""
-        keys = {task.id: f"{self.policy.version}/{task.id}" for task in tasks}
+    def baselines(
+        self, tasks: Sequence[Task], iteration: int, in_context: bool = False
+    ) -> dict[str, Performance]:
+        """The policy's performance on `tasks` before any training; computed once a policy and task.
+
+        `in_context` shows the model what it would have to learn.
+        """
+        kind = "+context" if in_context else ""
+        keys = {task.id: f"{self.policy.version}{kind}/{task.id}" for task in tasks}
 
         def recall(task: Task) -> Baseline | None:
             return self.run.recall(Baseline, "baseline", keys[task.id])
 
         due = [t for t in tasks if (known := recall(t)) is None or known.iteration == iteration]
         if any(recall(task) is None for task in due):  # a batch cut short is answered again whole
-            with self.phase("baseline", iteration) as phase:
-                for baseline in self.measurer.baselines(due):
+            with self.phase("baseline", iteration, kind) as phase:
+                for baseline in self.measurer.baselines(due, in_context):
                     fresh = replace(baseline, iteration=iteration)
                     self.record("baseline", keys[baseline.task_id], fresh)
                     phase.tokens += sum(a.n_tokens for a in baseline.answers)

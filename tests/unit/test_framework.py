@@ -543,3 +543,18 @@ def test_questions_weigh_the_same_and_a_failed_edit_changes_nothing() -> None:
     arm = trained_arm("x", [done, failed], base)
     assert (arm.mean, arm.gain) == pytest.approx((0.2, 0.1))
     assert all(a.score <= b.score for a, b in pairwise(sorted(arm.tasks, key=lambda t: t.score)))
+
+
+def test_the_context_in_the_prompt_is_an_arm_of_its_own(settings: Callable[..., dict[str, Any]]) -> None:
+    config = settings(**{"evaluation.in_context": True, "max_outer_iterations": 0})
+    arms = {a["arm"]: a for a in of(carry_out(config), "arm")}
+    assert {"base", "in_context", "passage", "self_edit"} == set(arms)
+    assert arms["in_context"]["n"] == arms["base"]["n"]
+    assert arms["in_context"]["policy"] == arms["base"]["policy"]
+
+
+def test_only_the_newest_policies_stay_on_disk(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    config = settings(max_outer_iterations=4, keep="best_of_k", reward="best_of_k", keep_checkpoints=2)
+    updates = of(carry_out(config, tmp_path / "run"), "update")
+    assert all(u["updated"] for u in updates)
+    assert sorted(f.name for f in (tmp_path / "run" / "checkpoints").iterdir()) == ["policy-3", "policy-4"]

@@ -53,10 +53,6 @@ class TestRemoteInnerLoop(InnerLoopContract):
         thread.join(30)
         assert not thread.is_alive()
 
-    @pytest.mark.xfail(strict=True, reason="the server stores an outcome together with its failed verdicts")
-    def test_an_outage_is_an_error_and_is_not_remembered(self, tmp_path: Path) -> None:
-        super().test_an_outage_is_an_error_and_is_not_remembered(tmp_path)
-
 
 def test_jobs_are_taken_when_there_is_room_and_outcomes_come_early() -> None:
     taken: list[str] = []

@@ -272,3 +272,12 @@ def test_a_taught_model_answers(tiny: Callable[..., LoadedModel]) -> None:
     assert before.log_likelihood is not None
     assert after.log_likelihood is not None
     assert after.log_likelihood > -0.2 > before.log_likelihood
+
+
+def test_the_context_probe_is_the_same_question_under_the_passage() -> None:
+    domain, tokenizer = KnowledgeIncorporation(chat=False), bpe()
+    for plain, shown in zip(domain.probes(TASK, tokenizer), domain.context_probes(TASK, tokenizer), strict=True):
+        text = tokenizer.decode(list(shown.ids), skip_special_tokens=True)
+        assert TASK.context.split()[0] in text
+        assert text.endswith(tokenizer.decode(list(plain.ids), skip_special_tokens=True)[-20:])
+        assert (shown.reference, shown.question) == (plain.reference, plain.question)

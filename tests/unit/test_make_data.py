@@ -14,10 +14,10 @@ import pytest
 
 from seal.errors import ConfigError, DataError, GenerationError, RunError
 from seal.inner.loop import LocalGenerator
+from seal.models.openai_generator import OpenAIGenerator
 from seal.recipes.articles import read_articles
 from seal.recipes.make_data import DataSettings, check_counts, make_data
 from seal.records import Completion, Sampling, Task
-from seal.models.openai_generator import OpenAIGenerator
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=8)
 

@@ -116,6 +116,15 @@ def test_rows_mask_the_prompt_and_end_with_the_end_token() -> None:
     assert again == row
 
 
+def test_a_completion_that_fills_the_window_has_no_end_to_learn() -> None:
+    tokenizer = build("tiny-random-llama")[1]
+    (row,) = completion_rows(tokenizer, [("Say:", "yes")], limit=7)
+    assert len(row.ids) == 7
+    assert tokenizer.eos_token_id not in row.ids
+    (row,) = completion_rows(tokenizer, [("Say:", "yes")], limit=8)
+    assert row.ids[-1] == tokenizer.eos_token_id
+
+
 def test_a_start_token_is_never_doubled() -> None:
     tokenizer = build("tiny-random-gemma2")[1]
     plain, begun = completion_rows(tokenizer, [("Say:", "yes"), (f"{tokenizer.bos_token}Say:", "yes")])
@@ -125,7 +134,7 @@ def test_a_start_token_is_never_doubled() -> None:
 
 def test_pairs_that_cannot_be_trained_on_say_why() -> None:
     tokenizer = build("tiny-random-llama")[1]
-    with pytest.raises(DataError, match=r"completion 2 have 12 tokens and the model's window is 10"):
+    with pytest.raises(DataError, match=r"completion 2 have 11 tokens and the model's window is 10"):
         completion_rows(tokenizer, [("a", "b"), ("prompt", "reply")], limit=10)
     with pytest.raises(DataError, match="completion 1 of the SFT data is empty"):
         completion_rows(tokenizer, [("a", " \n")])

@@ -7,6 +7,7 @@ import signal
 from seal.cli import Interrupted
 from seal.track import log
 from seal.track.run import Run
+from seal.track.sinks import open_sinks
 
 
 def carry_out(run: Run, log_level: str) -> None:
@@ -16,6 +17,7 @@ def carry_out(run: Run, log_level: str) -> None:
     try:
         from seal.framework import SEALFramework
 
+        run.listeners.append(open_sinks(run.config, run))
         summary = SEALFramework(run.config, run=run).run()
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; seal resume {run.path} continues") from None

@@ -68,6 +68,10 @@ class BaseDomain(ABC):
         """The performance that `answers` (one for every probe, in order) amount to."""
         raise DataError(f"{type(self).__name__} has probes but no score method")
 
+    def context_probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+        """The same prompts with the context in them, as an upper reference; a domain may have none."""
+        return ()
+
     def reference_edits(self, task: Task) -> dict[str, str]:
         """Completions to compare self-edits with on held-out tasks, by arm: what needs no policy to write."""
         return {}

@@ -141,12 +141,19 @@ class KnowledgeIncorporation(BaseDomain):
 
     def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
         """One greedy probe a question, without the passage; the reference is the gold answer's tokens."""
+        return self._probes(task, tokenizer, "")
+
+    def context_probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+        """The same questions under the passage."""
+        return self._probes(task, tokenizer, f"{_passage(task.context)}\n\n")
+
+    def _probes(self, task: Task, tokenizer: PreTrainedTokenizerBase, above: str) -> tuple[Probe, ...]:
         chat = self.uses_chat(tokenizer)
         stop = () if chat else ("\n",)
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens, stop=stop)
         probes = []
         for number, question in enumerate(_questions(task)):
-            prompt = self.question_prompt(question, task.title, chat)
+            prompt = above + self.question_prompt(question, task.title, chat)
             text = chat_prompt(tokenizer, prompt) if chat else prompt
             gold = question.answer if chat else f" {question.answer}"
             ids, reference = _prompt_and_reference(tokenizer, text, gold, special=not chat)

@@ -22,7 +22,7 @@ import zmq.asyncio
 
 from seal.errors import ConfigError, SealError
 from seal.inner.protocol import InnerLoop
-from seal.records import AdaptJob, AdaptOutcome
+from seal.records import AdaptJob, AdaptOutcome, Verdict
 from seal.seeds import derive
 from seal.serve import messages as m
 from seal.serve.jobs import job_from_wire, job_to_wire
@@ -300,7 +300,8 @@ class TTTServer:
             return
         try:
             body = self.requests.reply(outcome) if ticket.text else self.requests.outcome(outcome)
-            self.store.put(ticket.key, ticket.digest, m.encode(body))
+            if not _ungraded(outcome):  # an outage of the grader is no result to be sent again
+                self.store.put(ticket.key, ticket.digest, m.encode(body))
         except m.WireError as error:
             self._counts["failed"] += 1
             self._finish(ticket, None, error)
@@ -443,3 +444,7 @@ def _job_digest(job: AdaptJob) -> str:
     wire = job_to_wire(job)
     wire.pop("id")
     return m.digest(wire)
+
+
+def _ungraded(outcome: AdaptOutcome) -> bool:
+    return any(answer.verdict is Verdict.ERROR for answer in (*outcome.baseline, *outcome.adapted))

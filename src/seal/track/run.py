@@ -114,6 +114,12 @@ class Run:
         data = self.journal.get(kind, key)
         return None if data is None else decode(cls, data)
 
+    def keep_newest(self, count: int) -> None:
+        """Delete the policies of earlier rounds, all but the newest `count` that the journal knows."""
+        rows = [row.data["checkpoint"] for row in self.journal.rows("update") if row.data["checkpoint"]]
+        for checkpoint in rows[:-count]:
+            shutil.rmtree(self.path / checkpoint, ignore_errors=True)
+
     def close(self) -> None:
         """Let another process open the run."""
         self.journal.close()
