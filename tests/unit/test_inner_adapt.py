@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import random
+import weakref
 
 import pytest
 import torch
@@ -214,3 +216,15 @@ def test_dropout_masks_have_the_right_rate_and_scale(llama: LoadedModel) -> None
         assert float((mask == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
         assert not torch.equal(mask[:200], mask[200:])
     assert not torch.equal(masks[0], masks[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_finished_adapter_leaves_memory(dtype: str) -> None:
+    """Nothing of a pass may hold its graph alive: it knows the adapters, and the collector cannot see in."""
+    loaded = tiny("llama", dtype)
+    done = run(loaded, [job("a", 2, 1, rank=2, epochs=2), job("b", 2, 2, rank=2, epochs=2)])
+    alive = [weakref.ref(t.adapter) for t in done.values() if t.adapter is not None]
+    assert len(alive) == 2
+    done.clear()
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]

@@ -61,7 +61,7 @@ class Pack:
             return x_TD
         memo = self.float_memo  # keeps its source alive, so an equal address means the same tensor
         if memo is None or memo[0].data_ptr() != x_TD.data_ptr() or memo[0].shape != x_TD.shape:
-            memo = self.float_memo = (x_TD, x_TD.float())
+            memo = self.float_memo = (x_TD.detach(), x_TD.detach().float())  # no graph: it knows this pack
         return memo[1]
 
 
