@@ -553,7 +553,9 @@ def test_the_context_in_the_prompt_is_an_arm_of_its_own(settings: Callable[..., 
     assert arms["in_context"]["policy"] == arms["base"]["policy"]
 
 
-def test_only_the_newest_policies_stay_on_disk(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_only_the_newest_policies_stay_on_disk(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     config = settings(max_outer_iterations=4, keep="best_of_k", reward="best_of_k", keep_checkpoints=2)
     updates = of(carry_out(config, tmp_path / "run"), "update")
     assert all(u["updated"] for u in updates)

@@ -276,7 +276,8 @@ def test_a_taught_model_answers(tiny: Callable[..., LoadedModel]) -> None:
 
 def test_the_context_probe_is_the_same_question_under_the_passage() -> None:
     domain, tokenizer = KnowledgeIncorporation(chat=False), bpe()
-    for plain, shown in zip(domain.probes(TASK, tokenizer), domain.context_probes(TASK, tokenizer), strict=True):
+    pairs = zip(domain.probes(TASK, tokenizer), domain.context_probes(TASK, tokenizer), strict=True)
+    for plain, shown in pairs:
         text = tokenizer.decode(list(shown.ids), skip_special_tokens=True)
         assert TASK.context.split()[0] in text
         assert text.endswith(tokenizer.decode(list(plain.ids), skip_special_tokens=True)[-20:])
