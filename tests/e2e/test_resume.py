@@ -142,7 +142,8 @@ def test_a_second_process_is_refused_while_the_first_goes_on(uninterrupted: Path
         while not whole_lines(folder):
             assert first.poll() is None
             assert time.monotonic() < until
-            time.sleep(0.01)
+            time.sleep(0.001)
+        os.kill(first.pid, signal.SIGSTOP)  # it must not finish before the others have tried
         second = subprocess.run(
             [*SEAL, "resume", str(folder)], capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
@@ -154,6 +155,8 @@ def test_a_second_process_is_refused_while_the_first_goes_on(uninterrupted: Path
         assert third.stderr.startswith(f"error: {folder}: holds a run already")
     finally:
         os.kill(first.pid, signal.SIGTERM)
+        os.kill(first.pid, signal.SIGCONT)
+        first.wait(timeout=LIMIT_S)
     assert first.wait(timeout=LIMIT_S) == 130
     assert f"seal resume {folder} continues" in (tmp_path / "first").read_text()
     done = subprocess.run(
