@@ -421,9 +421,15 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("base", "trained", "tone", "words"),
         [
-            ([0.0, 0.25, 0.25], [0.5, 0.5, 0.75], "good", "raised the held-out score from 16.7 % to 58.3 %"),
-            ([0.5, 0.5, 0.75], [0.0, 0.25, 0.25], "bad", "lowered"),
-            ([0.5, 0.5, 0.5], [0.75, 0.5, 0.25], "open", "chance alone"),
+            (
+                2 * [0, 0.25, 0.25],
+                2 * [0.5, 0.5, 0.75],
+                "good",
+                "raised the held-out score from 16.7 % to 58.3 %",
+            ),
+            (2 * [0.5, 0.5, 0.75], 2 * [0.0, 0.25, 0.25], "bad", "lowered"),
+            ([0.0, 0.25, 0.25], [0.5, 0.5, 0.75], "open", "3 tasks are too few"),
+            (2 * [0.5, 0.5, 0.5], 2 * [0.75, 0.5, 0.25], "open", "chance alone"),
             ([0.5, 0.5], [0.5, 0.5], "open", "left the held-out score of every task as it was, 50 %"),
             ([0.25], [0.75], "open", "one task is too few"),
         ],

@@ -12,6 +12,8 @@ from seal.track.history import History
 from seal.track.metrics import RunMetrics
 
 Tone = Literal["good", "bad", "open"]
+#: With fewer, even the same direction on every task is no surprise (sign test: 2 · 2⁻⁵ is over 5 %).
+FEWEST_TASKS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,17 @@ def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History, metri
     span = f"from {_share(base.mean)} to {_share(best.mean)}"
     size = f"{base.n} held-out questions of {len(base.tasks)} tasks"
     sure = f"Change {_points(gain.mean)}, 95 % interval {interval(gain)}, over {size}."
-    if gain.low is None or gain.high is None:
-        tone: Tone = "open"
-        headline = f"{what} moved the held-out score {span}; one task is too few to tell a gain from chance"
-    elif gain.low == gain.high == 0:
-        tone = "open"
+    tone: Tone = "open"
+    if gain.low == gain.high == 0:
         headline = f"{what} left the held-out score of every task as it was, {_share(base.mean)}"
+    elif gain.low is None or gain.high is None or len(base.tasks) < FEWEST_TASKS:
+        few = "one task is" if len(base.tasks) == 1 else f"{len(base.tasks)} tasks are"
+        headline = f"{what} moved the held-out score {span}; {few} too few to tell a gain from chance"
     elif gain.low > 0:
         tone, headline = "good", f"{what} raised the held-out score {span}"
     elif gain.high < 0:
         tone, headline = "bad", f"{what} lowered the held-out score {span}"
     else:
-        tone = "open"
         headline = f"{what} moved the held-out score {span}, which chance alone could do"
     details = [sure, *_comparisons(best, arms), *_likelihood(best.arm, metrics)]
     if not history.finished:
