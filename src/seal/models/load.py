@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from seal.errors import ModelError
 from seal.models import builtin, gguf
 from seal.models.checkpoint import MANIFEST, folder_version, one_line, verify_checkpoint
+from seal.self_edit import chat_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -67,10 +68,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
 
 def apply_chat(tokenizer: PreTrainedTokenizerBase, user_text: str) -> str:
     """`user_text` as one user turn, up to where the answer begins; unchanged without a chat template."""
-    if not tokenizer.chat_template:
-        return user_text
-    turn = [{"role": "user", "content": user_text}]
-    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    return chat_prompt(tokenizer, user_text) if tokenizer.chat_template else user_text
 
 
 def resolve(name: str) -> Path:
