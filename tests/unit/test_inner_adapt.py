@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from seal.inner.adapt import Trained, train
 from seal.inner.adapter import Adapter
-from seal.inner.packing import Segment
+from seal.inner.packing import pack
 from seal.inner.runtime import Runtime
+from seal.inner.stack import stack_up
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper
 from seal.records import AdaptJob, LoRARecipe, TrainRow
@@ -208,7 +209,9 @@ def test_dropout_masks_have_the_right_rate_and_scale(llama: LoadedModel) -> None
     runtime = Runtime(llama.model)
     adapter = Adapter(runtime, LoRARecipe(rank=2, dropout=0.25), 0)
     group = next(g for g in runtime.groups if len(g.names) == 3)
-    masks = group.dropout_masks(Segment(adapter, 0, 400, ((0, 200, 7), (200, 400, 8))))
+    (place,) = stack_up(runtime, [adapter])
+    packed = pack([[5] * 200] * 2, [place] * 2, runtime.device, training=True, dropout=((7, 0.25), (8, 0.25)))
+    masks = group.dropout_masks(packed, packed.parts[0])
     assert masks is not None
     assert len(masks) == 3
     for mask in masks:

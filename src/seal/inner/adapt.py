@@ -17,12 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seal.errors import AdaptError, SealError
-from seal.inner.adapter import Adapter
+from seal.inner.adapter import Adapter, Layout, layout_of
 from seal.inner.packing import pack
 from seal.inner.runtime import Runtime
 from seal.inner.schedule import learning_rate, step_rows, total_steps
+from seal.inner.stack import AdapterStack, Place
 from seal.records import AdaptJob, TrainRow
 from seal.seeds import derive
+
+#: Labelled positions whose logits are computed at once.
+_HEAD_ROWS = 64
 
 
 @dataclass(slots=True)
@@ -48,14 +52,17 @@ class _Row:
 
 
 class Fit:
-    """One job in training."""
+    """One job in training, in a slot of a stack."""
 
-    def __init__(self, runtime: Runtime, job: AdaptJob) -> None:
-        check_rows(job.rows, runtime)
-        self.job = job
-        self.adapter = Adapter(runtime, job.recipe, job.seed)
-        self.adapter.start_training()
+    def __init__(self, runtime: Runtime, job: AdaptJob, place: Place) -> None:
+        self.job, self.place = job, place
+        stack, slot = place
+        assert stack.weights is not None
+        assert stack.grads is not None
+        self.adapter = Adapter(runtime, job.recipe, job.seed, stack.weights[slot])
+        stack.put(slot, self.adapter)
         self._parameter = torch.nn.Parameter(self.adapter.weights)
+        self._parameter.grad = stack.grads[slot]
         recipe = job.recipe
         self._optimizer = torch.optim.AdamW(
             [self._parameter], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -76,7 +83,7 @@ class Fit:
         rows = [self.job.rows[i] for i in next(self._steps)]
         weight = 1.0 / sum(len(row.labelled()) for row in rows)
         step = len(self.losses)
-        self.loss, self.adapter.accumulate = 0.0, False
+        self.loss = 0.0
         self.tokens += sum(len(row.ids) for row in rows)
         seeds = [derive(self.job.seed, "dropout", step, i) for i in range(len(rows))]
         return [_Row(self, row, weight, seed) for row, seed in zip(rows, seeds, strict=True)]
@@ -87,8 +94,8 @@ class Fit:
         Raises:
             AdaptError: the loss or the gradient is not finite.
         """
-        assert self.adapter.grad is not None
-        recipe, grad = self.job.recipe, self.adapter.grad
+        recipe, grad = self.job.recipe, self._parameter.grad
+        assert grad is not None
         loss, norm = float(self.loss), float(torch.linalg.vector_norm(grad))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise AdaptError(
@@ -101,15 +108,14 @@ class Fit:
             if scale < 1:
                 grad.mul_(scale)
         self._optimizer.param_groups[0]["lr"] = learning_rate(recipe, len(self.losses), self.total)
-        self._parameter.grad = grad
         self._optimizer.step()
+        self.place.stack.put(self.place.slot, self.adapter)
         self.losses.append(loss)
 
     def finish(self, error: SealError | None = None) -> Trained:
-        """Free what only training needs."""
-        self.adapter.stop_training()
-        self._parameter.grad = None
+        """Leave the slot, with the weights."""
         adapter = None if error else self.adapter
+        self.adapter.weights = self.adapter.weights.clone() if adapter else torch.empty(0)
         return Trained(self.job, adapter, tuple(self.losses), self.tokens, self.seconds, error)
 
 
@@ -137,35 +143,81 @@ def train(runtime: Runtime, jobs: Iterable[AdaptJob], slots: int, token_budget: 
     with its error and disturbs no other.
     """
     waiting = iter(jobs)
+    free = _Slots(runtime)
     active: list[Fit] = []
-    exhausted = False
     while True:
-        while len(active) < slots and not exhausted:
-            job = next(waiting, None)
-            if job is None:
-                exhausted = True
-            elif not job.rows or not job.recipe.epochs:
+        fresh: list[AdaptJob] = []
+        while len(active) + len(fresh) < slots and (job := next(waiting, None)) is not None:
+            if not job.rows or not job.recipe.epochs:
                 yield Trained(job, None)
+                continue
+            try:
+                check_rows(job.rows, runtime)
+            except SealError as error:
+                yield Trained(job, None, error=error)
             else:
-                try:
-                    active.append(Fit(runtime, job))
-                except SealError as error:
-                    yield Trained(job, None, error=error)
+                fresh.append(job)
+        if fresh:
+            places = free.take([layout_of(runtime, job.recipe) for job in fresh])
+            active += [Fit(runtime, job, place) for job, place in zip(fresh, places, strict=True)]
+            active.sort(key=lambda fit: free.order(fit.place))
         if not active:
             return
         ended = list(_round(runtime, active, token_budget))
-        active = [fit for fit in active if not any(fit.job is t.job for t in ended)]
-        yield from ended
+        free.give([fit.place for fit, _ in ended])
+        active = [fit for fit in active if not any(fit is other for other, _ in ended)]
+        yield from (trained for _, trained in ended)
 
 
-def _round(runtime: Runtime, active: Sequence[Fit], token_budget: int) -> Iterator[Trained]:
-    """One optimiser step of every active job."""
+class _Slots:
+    """The slots that adapters train in. A stack is made when no other has room, as large as needed then."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._stacks: list[AdapterStack] = []
+        self._free: list[Place] = []
+
+    def take(self, layouts: Sequence[Layout]) -> list[Place]:
+        """A slot for each adapter."""
+        places: dict[int, Place] = {}
+        for i, layout in enumerate(layouts):
+            place = next((p for p in self._free if p.stack.layout is layout), None)
+            if place is not None:
+                places[i] = place
+                self._free.remove(place)
+        homeless = [i for i in range(len(layouts)) if i not in places]
+        if homeless:
+            self._drop_idle()
+        for layout in dict.fromkeys(layouts[i] for i in homeless):
+            own = [i for i in homeless if layouts[i] is layout]
+            runtime = self.runtime
+            stack = AdapterStack(layout, len(own), runtime.dtype, runtime.device, training=True)
+            self._stacks.append(stack)
+            places |= {i: Place(stack, slot) for slot, i in enumerate(own)}
+        return [places[i] for i in range(len(layouts))]
+
+    def give(self, places: Iterable[Place]) -> None:
+        """Take slots back; the lowest are taken first again."""
+        self._free = sorted([*self._free, *places], key=self.order)
+
+    def order(self, place: Place) -> tuple[int, int]:
+        """Where a slot's rows stand in a pass."""
+        return self._stacks.index(place.stack), place.slot
+
+    def _drop_idle(self) -> None:
+        idle = [s for s in self._stacks if sum(p.stack is s for p in self._free) == len(s.scales)]
+        self._stacks = [s for s in self._stacks if s not in idle]
+        self._free = [p for p in self._free if p.stack not in idle]
+
+
+def _round(runtime: Runtime, active: Sequence[Fit], token_budget: int) -> Iterator[tuple[Fit, Trained]]:
+    """One optimiser step of every active job; gives those that ended with it."""
     started = time.perf_counter()
-    rows = [row for fit in active for row in fit.next_rows()]
-    total = sum(len(row.row.ids) for row in rows)
+    steps = [fit.next_rows() for fit in active]
+    tokens = [sum(len(row.row.ids) for row in rows) for rows in steps]
     with runtime.active():
-        for group in _passes(rows, token_budget):
-            _forward_backward(runtime, group)
+        for rows, accumulate in _passes(steps, token_budget):
+            _forward_backward(runtime, rows, accumulate)
     ended: list[tuple[Fit, AdaptError | None]] = []
     for fit in active:
         try:
@@ -176,34 +228,55 @@ def _round(runtime: Runtime, active: Sequence[Fit], token_budget: int) -> Iterat
             if fit.done:
                 ended.append((fit, None))
     seconds = time.perf_counter() - started
-    for fit in active:  # a job's share of the round, by tokens
-        fit.seconds += seconds * sum(len(r.row.ids) for r in rows if r.fit is fit) / total
+    for fit, own in zip(active, tokens, strict=True):  # a job's share of the round, by tokens
+        fit.seconds += seconds * own / sum(tokens)
     for fit, failure in ended:
-        yield fit.finish(failure)
+        yield fit, fit.finish(failure)
 
 
-def _passes(rows: Sequence[_Row], token_budget: int) -> Iterator[list[_Row]]:
-    """Cut the rows of a round, in order, into groups of at most `token_budget` tokens (at least one row)."""
+def _passes(steps: Sequence[Sequence[_Row]], token_budget: int) -> Iterator[tuple[list[_Row], bool]]:
+    """Cut the rows of a round, job by job, into passes of at most `token_budget` tokens (at least one row).
+
+    A job's rows share a pass where they fit into one. Where not, each of their passes is theirs alone, and
+    all but the first add to the gradients.
+    """
     group: list[_Row] = []
     size = 0
-    for row in rows:
-        if group and size + len(row.row.ids) > token_budget:
-            yield group
+    for rows in steps:
+        tokens = sum(len(r.row.ids) for r in rows)
+        if group and size + tokens > token_budget:
+            yield group, False
             group, size = [], 0
-        group.append(row)
-        size += len(row.row.ids)
+        if tokens <= token_budget:
+            group += rows
+            size += tokens
+            continue
+        for number, chunk in enumerate(_cut(rows, token_budget)):
+            yield chunk, number > 0
     if group:
-        yield group
+        yield group, False
 
 
-def _forward_backward(runtime: Runtime, group: Sequence[_Row]) -> None:
-    """One pass. Adds each job's share to its gradient buffers and to `fit.loss`."""
+def _cut(rows: Sequence[_Row], token_budget: int) -> Iterator[list[_Row]]:
+    chunk: list[_Row] = []
+    for row in rows:
+        if chunk and sum(len(r.row.ids) for r in (*chunk, row)) > token_budget:
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    yield chunk
+
+
+def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool) -> None:
+    """One pass. Brings each job's share to its gradient and to `fit.loss`."""
+    device = runtime.device
     packed = pack(
         [r.row.ids for r in group],
-        [r.fit.adapter for r in group],
-        runtime.device,
+        [r.fit.place for r in group],
+        device,
         training=True,
-        dropout_seeds=[r.dropout_seed for r in group],
+        accumulate=accumulate,
+        dropout=[(r.dropout_seed, r.fit.job.recipe.dropout) for r in group],
     )
     before, targets, weights, counts = [], [], [], []
     for r, (start, _) in zip(group, packed.spans, strict=True):
@@ -212,12 +285,33 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row]) -> None:
         targets += [r.row.ids[i] for i in labelled]
         weights += [r.weight] * len(labelled)
         counts.append(len(labelled))
-    device = runtime.device
-    with torch.enable_grad():
-        logits = runtime.forward(packed, torch.tensor(before, device=device))
-        nll = F.cross_entropy(logits.float(), torch.tensor(targets, device=device), reduction="none")
-        terms = nll * torch.tensor(weights, device=device)
-        terms.sum().backward()  # type: ignore[no-untyped-call, unused-ignore]
-    for r, part in zip(group, terms.detach().split(counts), strict=True):
+    at = torch.tensor(before, device=device)
+    with torch.enable_grad(), runtime.serving(packed):
+        hidden_TD = runtime.hidden(packed)
+        terms, grad_KD = _head(
+            runtime,
+            hidden_TD.detach()[at],
+            torch.tensor(targets, device=device),
+            torch.tensor(weights, device=device),
+        )
+        hidden_TD.backward(torch.zeros_like(hidden_TD).index_copy_(0, at, grad_KD))
+    for r, part in zip(group, terms.split(counts), strict=True):
         r.fit.loss = r.fit.loss + part.sum()
-        r.fit.adapter.accumulate = True
+
+
+def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Every labelled position's weighted loss (K,), and the loss's gradient by `hidden_KD`.
+
+    In pieces: the logits of a whole pass would be far larger than all else in it.
+    """
+    losses, grads = [], []
+    for hidden, targets, weights in zip(
+        *(x.split(_HEAD_ROWS) for x in (hidden_KD, targets_K, weights_K)), strict=True
+    ):
+        hidden.requires_grad_()
+        nll = F.cross_entropy(runtime.logits(hidden).float(), targets, reduction="none")
+        terms = nll * weights
+        (grad,) = torch.autograd.grad(terms.sum(), hidden)
+        losses.append(terms.detach())
+        grads.append(grad)
+    return torch.cat(losses), torch.cat(grads)

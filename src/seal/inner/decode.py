@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from seal.errors import AdaptError
-from seal.inner.adapter import Adapter, AdapterStack
+from seal.inner.adapter import Adapter
 from seal.inner.packing import pack, pack_step
 from seal.inner.runtime import Runtime
 from seal.inner.sampling import pick
+from seal.inner.stack import Part, Place, share_out, stack_up
 from seal.records import Sampling
 
 #: The cache grows by this many positions at a time.
@@ -121,8 +122,9 @@ class _Row:
     request: Request
     written: Written
     generator: torch.Generator
-    rank: int
-    """Place of its adapter in the batch's order."""
+    place: Place | None
+    order: int
+    """Of its adapter in the batch; rows of the bare base stand last."""
     token: int = 0
 
 
@@ -151,18 +153,21 @@ class Decoder:
         for request in requests:
             self.check(request)
         results = [Written() for _ in requests]
-        order: dict[int, int] = {}
-        for request in requests:
-            if request.adapter is not None:
-                order.setdefault(id(request.adapter), len(order))
-        ranked = [order.get(id(r.adapter), len(order)) for r in requests]
         adapters = list({id(r.adapter): r.adapter for r in requests if r.adapter is not None}.values())
-        waiting = [
-            _Row(requests[i], results[i], torch.Generator().manual_seed(requests[i].seed), ranked[i])
-            for i in sorted(range(len(requests)), key=lambda i: (ranked[i], i))
-        ]
+        adapters.sort(key=lambda a: [b.layout for b in adapters].index(a.layout))  # one stack after the other
+        order = {id(adapter): number for number, adapter in enumerate(adapters)}
         with self.runtime.active():
-            self._decode(waiting, adapters)
+            places = stack_up(self.runtime, adapters)
+            waiting = [
+                _Row(
+                    request,
+                    result,
+                    torch.Generator().manual_seed(request.seed),
+                    *_stand(request, order, places),
+                )
+                for request, result in zip(requests, results, strict=True)
+            ]
+            self._decode(sorted(waiting, key=lambda row: row.order))
         return results
 
     def check(self, request: Request) -> None:
@@ -177,9 +182,9 @@ class Decoder:
                 "shorten the prompt",
             )
 
-    def _decode(self, waiting: list[_Row], adapters: list[Adapter]) -> None:
-        stack: AdapterStack | None = None
+    def _decode(self, waiting: list[_Row]) -> None:
         rows: list[_Row] = []
+        parts: tuple[Part, ...] = ()
         cache = KVCache(self.runtime.n_layers)
         while waiting or rows:
             if waiting and len(rows) <= self.max_rows // 2:
@@ -189,17 +194,16 @@ class Decoder:
                 rows, cache = self._settle(rows, cache)
                 if not rows:
                     continue
-                used = {r.rank for r in rows if r.request.adapter is not None}
-                stack = AdapterStack(self.runtime, [adapters[n] for n in sorted(used)]) if used else None
-                if stack is not None:
-                    stack.arrange([r.request.adapter for r in rows])
-            self._step(rows, cache, stack)
+                parts = self._parts(rows)
+            self._step(rows, cache, parts)
             done = sum(self._finished(r) for r in rows)
             room = waiting and len(rows) - done <= self.max_rows // 2
             if done * 4 >= len(rows) or room:
                 rows, cache = self._settle(rows, cache)
-                if stack is not None and rows:
-                    stack.arrange([r.request.adapter for r in rows])
+                parts = self._parts(rows)
+
+    def _parts(self, rows: Sequence[_Row]) -> tuple[Part, ...]:
+        return share_out([r.place for r in rows], [1] * len(rows), self.runtime.device)
 
     def _settle(self, rows: list[_Row], cache: KVCache) -> tuple[list[_Row], KVCache]:
         """Let finished rows leave."""
@@ -219,7 +223,7 @@ class Decoder:
             else:
                 cache = new
             rows = rows + [row for shared in group for row in shared]
-        order = sorted(range(len(rows)), key=lambda i: rows[i].rank)
+        order = sorted(range(len(rows)), key=lambda i: rows[i].order)
         if order != list(range(len(rows))):
             cache.take(order)
         return [rows[i] for i in order], cache
@@ -228,7 +232,7 @@ class Decoder:
         """Cut into prefills of about `token_budget` tokens; rows that can share a prefill stand together."""
         shared: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[_Row]] = {}
         for row in fresh:
-            shared.setdefault((row.rank, row.request.ids, row.request.reference), []).append(row)
+            shared.setdefault((row.order, row.request.ids, row.request.reference), []).append(row)
         groups: list[list[list[_Row]]] = []
         size = 0
         for rows in shared.values():
@@ -245,7 +249,7 @@ class Decoder:
         requests = [rows[0].request for rows in group]
         cache = KVCache(self.runtime.n_layers)
         sequences = [r.ids + r.reference[:-1] for r in requests]
-        packed = pack(sequences, [r.adapter for r in requests], self.runtime.device, cache=cache)
+        packed = pack(sequences, [rows[0].place for rows in group], self.runtime.device, cache=cache)
         counts = [max(len(r.reference), 1) for r in requests]
         keep = [
             start + len(r.ids) - 1 + i
@@ -267,12 +271,12 @@ class Decoder:
         self._choose([row for rows in group for row in rows], torch.stack(firsts))
         return cache
 
-    def _step(self, rows: list[_Row], cache: KVCache, stack: AdapterStack | None) -> None:
+    def _step(self, rows: list[_Row], cache: KVCache, parts: tuple[Part, ...]) -> None:
         device = self.runtime.device
         tokens = torch.tensor([r.token for r in rows], device=device)
         last = self.runtime.max_tokens - 1  # only finished rows, which wait to leave, can be there
         positions = torch.tensor([min(n, last) for n in cache.lengths], device=device)
-        packed = pack_step(tokens, positions, stack, cache)
+        packed = pack_step(tokens, positions, parts, cache)
         logits = self.runtime.forward(packed, torch.arange(len(rows), device=device))
         cache.advance()
         self._choose(rows, logits)
@@ -309,3 +313,11 @@ class Decoder:
         room = self.runtime.max_tokens - len(row.request.ids)
         full = len(row.written.ids) >= min(row.request.sampling.max_new_tokens, room)
         return row.written.finish == "stop" or full
+
+
+def _stand(request: Request, order: dict[int, int], places: Sequence[Place]) -> tuple[Place | None, int]:
+    """Where a request's rows stand in the batch."""
+    if request.adapter is None:
+        return None, len(places)
+    number = order[id(request.adapter)]
+    return places[number], number

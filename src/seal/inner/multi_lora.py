@@ -1,10 +1,10 @@
 """Many LoRA adapters over one frozen base, in one forward and backward pass.
 
 LoRA (Hu et al., arXiv 2106.09685, eq. 3): y = W x + (alpha / r) B A x. The base product runs once over the
-whole packed stream; each adapter's low-rank product runs over its own tokens. Layers that read the same
-input (q, k and v; gate and up) go together. A backward pass writes the adapters' gradients straight into
-flat buffers, one a job, so that AdamW sees one tensor an adapter. Adapter factors and their gradients are
-fp32, whatever the base's type, as PEFT keeps them.
+whole packed stream; the adapters' low-rank products run together, each over its own tokens. Layers that read
+the same input (q, k and v; gate and up) go together. A backward pass writes the adapters' gradients into flat
+fp32 buffers, one a job, so that AdamW sees one tensor an adapter. What AdamW steps is fp32, as PEFT keeps it;
+training multiplies in the base's type.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from seal.inner.adapter import GroupFactors
 from seal.inner.frozen import FrozenLinears
-from seal.inner.packing import Pack, Segment
+from seal.inner.packing import Pack
+from seal.inner.stack import Part
 from seal.seeds import derive
 
 if TYPE_CHECKING:
@@ -75,68 +75,50 @@ class LayerGroup:
             )
         else:
             y_TO = self.base.forward(x_TD)
-            if pack.stack is not None:
-                pack.stack.add_to(y_TO, pack.as_float(x_TD), self.index, self.base.sizes)
-            elif segments := self.segments(pack):
-                self.add(y_TO, pack.as_float(x_TD), segments, [None] * len(segments))
+            for part in self.parts(pack):
+                self.add(y_TO, x_TD, part, None)
             outs = y_TO.split(self.base.sizes, dim=-1)
         return [out.view(*x.shape[:-1], -1) for out in outs]
 
-    def segments(self, pack: Pack) -> list[Segment]:
-        """The segments whose adapters target a layer of this group."""
-        return [s for s in pack.segments if self.index in s.adapter.groups]
+    def parts(self, pack: Pack) -> list[Part]:
+        """The parts whose adapters target a layer of this group."""
+        return [part for part in pack.parts if self.index in part.factors]
 
-    def add(
-        self,
-        y_TO: Tensor,
-        x_TD: Tensor,
-        segments: Sequence[Segment],
-        masks: Sequence[Sequence[Tensor] | None],
-    ) -> list[Tensor]:
-        """Add the segments' low-rank products to `y` in place; returns each one's x A^T, (tokens, M·R)."""
-        sums_TO = y_TO if y_TO.dtype == torch.float32 else self._fp32_sums(y_TO, segments)
-        hidden = []
-        for segment, own_masks in zip(segments, masks, strict=True):
-            adapter, at = segment.adapter, slice(segment.start, segment.stop)
-            factors, rank = adapter.groups[self.index], adapter.recipe.rank
-            if own_masks is None:
-                hidden.append(x_TD[at] @ factors.a.t())
-            else:
-                parts = zip(factors.a.split(rank), own_masks, strict=True)
-                hidden.append(torch.cat([(x_TD[at] * mask) @ a_RD.t() for a_RD, mask in parts], dim=-1))
-            columns = sums_TO[at].split(self.base.sizes, dim=-1)
-            beta = 1 if sums_TO is y_TO else 0
-            for member, h, b_OR in zip(
-                factors.members, hidden[-1].split(rank, dim=-1), factors.b, strict=True
-            ):
-                out = columns[member]
-                torch.addmm(out, h, b_OR.t(), beta=beta, alpha=adapter.scale, out=out)
-        if sums_TO is not y_TO:
-            y_TO.add_(sums_TO)
+    def add(self, y_TO: Tensor, x_TD: Tensor, part: Part, masks: Sequence[Tensor] | None) -> Tensor:
+        """Add a part's low-rank products to `y` in place; returns its scaled x A^T, (tokens, M·R)."""
+        factors, own = part.factors[self.index], part.shares
+        a_NDR, rank = factors.a.transpose(1, 2), factors.b[0].shape[1]
+        x = x_TD[part.start : part.stop].to(a_NDR.dtype)
+        if masks is None:
+            hidden = own.times(x, a_NDR)
+        else:
+            products = zip(a_NDR.split(rank, dim=-1), masks, strict=True)
+            hidden = torch.cat([own.times(x * mask, a) for a, mask in products], dim=-1)
+        hidden.mul_(part.scale)
+        columns = y_TO[part.start : part.stop].split(self.base.sizes, dim=-1)
+        for member, h, b_NRO in zip(factors.members, hidden.split(rank, dim=-1), factors.b, strict=True):
+            columns[member].add_(own.times(h, b_NRO))
         return hidden
 
-    def _fp32_sums(self, y_TO: Tensor, segments: Sequence[Segment]) -> Tensor:
-        """Where the low-rank products gather before they are added to a bf16 output in one step."""
-        whole = len(self.names) == min(len(s.adapter.groups[self.index].members) for s in segments)
-        covered = sum(s.stop - s.start for s in segments) == y_TO.shape[0]
-        make = torch.empty if whole and covered else torch.zeros
-        return make(y_TO.shape, device=y_TO.device)
-
-    def dropout_masks(self, segment: Segment) -> list[Tensor] | None:
+    def dropout_masks(self, pack: Pack, part: Part) -> list[Tensor] | None:
         """One factor (tokens, D), 0 or 1 / (1 - p), a targeted member; None without dropout.
 
         Each row's draw depends on its own seed and the layer's name alone.
         """
-        keep = 1 - segment.adapter.recipe.dropout
-        if keep == 1:
+        if not pack.dropout:
             return None
+        rows = [
+            (stop - start, seed, 1 - p)
+            for (start, stop), (seed, p) in zip(pack.spans, pack.dropout, strict=True)
+            if part.start <= start < part.stop
+        ]
         masks = []
-        for member in segment.adapter.groups[self.index].members:
+        for member in part.factors[self.index].members:
             draws = []
-            for start, stop, seed in segment.rows:
+            for n, seed, keep in rows:
                 generator = torch.Generator().manual_seed(derive(seed, self.names[member]))
-                draws.append(torch.rand(stop - start, self.base.features, generator=generator) < keep)
-            masks.append(torch.cat(draws).to(self.runtime.device, torch.float32) / keep)
+                draws.append((torch.rand(n, self.base.features, generator=generator) < keep) / keep)
+            masks.append(torch.cat(draws).to(self.runtime.device, part.factors[self.index].a.dtype))
         return masks
 
 
@@ -150,12 +132,10 @@ class _LoRALinears(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, anchor: Tensor, group: LayerGroup, pack: Pack) -> tuple[Tensor, ...]:
         y_TO = group.base.forward(x_TD)
-        ctx.group, ctx.pack, ctx.segments = group, pack, group.segments(pack)
-        if ctx.segments:
-            x32 = pack.as_float(x_TD)
-            ctx.masks = [group.dropout_masks(s) for s in ctx.segments]
-            ctx.hidden = group.add(y_TO, x32, ctx.segments, ctx.masks)
-            ctx.save_for_backward(x32)
+        ctx.group, ctx.pack, ctx.parts = group, pack, group.parts(pack)
+        ctx.masks = [group.dropout_masks(pack, part) for part in ctx.parts]
+        hidden = [group.add(y_TO, x_TD, part, m) for part, m in zip(ctx.parts, ctx.masks, strict=True)]
+        ctx.save_for_backward(x_TD, *hidden)
         outs: tuple[Tensor, ...] = y_TO.split(group.base.sizes, dim=-1)
         return outs
 
@@ -164,55 +144,47 @@ class _LoRALinears(torch.autograd.Function):
         group: LayerGroup = ctx.group
         grad_TO = torch.cat(grads, dim=-1) if len(grads) > 1 else grads[0]
         grad_TD = group.base.backward(grad_TO) if ctx.needs_input_grad[0] else None
-        if ctx.segments:
-            (x32,) = ctx.saved_tensors
-            grad32, through_TD = grad_TO.float(), grad_TD
-            if grad_TD is not None and grad_TD.dtype != torch.float32:
-                through_TD = torch.zeros_like(grad_TD, dtype=torch.float32)
-            for segment, hidden, masks in zip(ctx.segments, ctx.hidden, ctx.masks, strict=True):
-                _segment_backward(group, segment, hidden, masks, x32, grad32, through_TD)
-            if grad_TD is not None and through_TD is not None and through_TD is not grad_TD:
-                grad_TD.add_(through_TD)
+        x_TD, *hidden = ctx.saved_tensors
+        for part, h, masks in zip(ctx.parts, hidden, ctx.masks, strict=True):
+            _part_backward(group, part, h, masks, x_TD, grad_TO, grad_TD, ctx.pack.accumulate)
         return grad_TD, None, None, None
 
 
-def _segment_backward(
-    group: LayerGroup, segment: Segment, hidden: Tensor, masks: list[Tensor] | None, x_TD: Tensor,
-    grad_TO: Tensor, grad_TD: Tensor | None,
+def _part_backward(
+    group: LayerGroup, part: Part, hidden: Tensor, masks: list[Tensor] | None, x_TD: Tensor,
+    grad_TO: Tensor, grad_TD: Tensor | None, accumulate: bool,
 ) -> None:  # fmt: skip
-    """Write the gradients of one segment's factors and add its share to the gradient of the input."""
-    adapter, rank = segment.adapter, segment.adapter.recipe.rank
-    factors, grads = adapter.groups[group.index], adapter.grads[group.index]
-    at = slice(segment.start, segment.stop)
+    """Write the gradients of one part's factors and add its share to the gradient of the input."""
+    factors, grads, own = part.factors[group.index], part.grads[group.index], part.shares
+    at, rank = slice(part.start, part.stop), factors.b[0].shape[1]
     columns = grad_TO[at].split(group.base.sizes, dim=-1)
-    grad_hidden = torch.empty_like(hidden)  # (tokens, M·R)
-    hidden_parts, grad_parts = hidden.split(rank, dim=-1), grad_hidden.split(rank, dim=-1)
-    for i, member in enumerate(factors.members):
-        torch.mm(columns[member], factors.b[i], out=grad_parts[i])
-        _write(grads.b[i], columns[member].t(), hidden_parts[i], adapter.scale, adapter.accumulate)
-    grad_hidden.mul_(adapter.scale)
+    through = []
+    hiddens = hidden.split(rank, dim=-1)
+    for member, h, b_NRO, grad_b in zip(factors.members, hiddens, factors.b, grads.b, strict=True):
+        _write(grad_b, own.outer(h, columns[member]), accumulate)
+        through.append(own.times(columns[member], b_NRO.transpose(1, 2)))
+    grad_hidden = torch.cat(through, dim=-1) if len(through) > 1 else through[0]
+    grad_hidden.mul_(part.scale)  # (tokens, M·R)
+    x = x_TD[at]
     if masks is None:
-        _write(grads.a, grad_hidden.t(), x_TD[at], 1.0, adapter.accumulate)
+        _write(grads.a, own.outer(grad_hidden, x), accumulate)
         if grad_TD is not None:
-            grad_TD[at].addmm_(grad_hidden, factors.a)
+            grad_TD[at].add_(own.times(grad_hidden, factors.a))
         return
-    _masked_backward(factors, grads, grad_parts, masks, x_TD[at], rank, adapter.accumulate, grad_TD, at)
-
-
-def _masked_backward(
-    factors: GroupFactors, grads: GroupFactors, grad_parts: Sequence[Tensor], masks: Sequence[Tensor],
-    x_TD: Tensor, rank: int, accumulate: bool, grad_TD: Tensor | None, at: slice,
-) -> None:  # fmt: skip
-    parts = zip(factors.a.split(rank), grads.a.split(rank), grad_parts, masks, strict=True)
-    for a_RD, grad_a, grad_h, mask in parts:
-        _write(grad_a, grad_h.t(), x_TD * mask, 1.0, accumulate)
+    pieces = (
+        grad_hidden.split(rank, dim=-1),
+        factors.a.split(rank, dim=1),
+        grads.a.split(rank, dim=1),
+        masks,
+    )
+    for g, a_NRD, grad_a, mask in zip(*pieces, strict=True):
+        _write(grad_a, own.outer(g, x * mask), accumulate)
         if grad_TD is not None:
-            grad_TD[at] += (grad_h @ a_RD) * mask
+            grad_TD[at].add_(own.times(g, a_NRD) * mask)
 
 
-def _write(out: Tensor, left: Tensor, right: Tensor, scale: float, accumulate: bool) -> None:
-    """out = scale · left @ right, or out += ..."""
+def _write(out: Tensor, value: Tensor, accumulate: bool) -> None:
     if accumulate:
-        out.addmm_(left, right, alpha=scale)
+        out.add_(value)
     else:
-        torch.addmm(out, left, right, beta=0, alpha=scale, out=out)
+        out.copy_(value)

@@ -7,30 +7,20 @@ Axis letters used in this room: `T` packed tokens, `S` sequences, `L` tokens of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate as running_sums
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from seal.inner.stack import Part, Place, share_out
+
 if TYPE_CHECKING:
-    from seal.inner.adapter import Adapter, AdapterStack
     from seal.inner.decode import KVCache
 
 #: Sequences whose lengths differ by at most this factor share one padded attention call.
 BUCKET_RATIO = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Consecutive tokens `[start, stop)` of the stream that go through one adapter."""
-
-    adapter: Adapter
-    start: int
-    stop: int
-    rows: tuple[tuple[int, int, int], ...] = ()
-    """(start, stop, dropout seed) of every training row in the segment."""
 
 
 @dataclass(slots=True)
@@ -46,23 +36,15 @@ class Pack:
     position_ids: Tensor  # (1, T)
     spans: tuple[tuple[int, int], ...]
     """Token span of every sequence."""
-    segments: tuple[Segment, ...]
+    parts: tuple[Part, ...]
     buckets: tuple[tuple[int, ...], ...]
     training: bool = False
+    accumulate: bool = False
+    """Whether a backward pass adds to the adapters' gradients instead of replacing them."""
+    dropout: tuple[tuple[int, float], ...] = ()
+    """(seed, probability) of every sequence, where any has dropout."""
     cache: KVCache | None = None
     decoding: bool = False
-    stack: AdapterStack | None = None
-    """The adapters' factors side by side, when decoding."""
-    float_memo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
-
-    def as_float(self, x_TD: Tensor) -> Tensor:
-        """`x` in fp32, the precision of the LoRA factors; q, k and v (gate and up) share one conversion."""
-        if x_TD.dtype == torch.float32:
-            return x_TD
-        memo = self.float_memo  # keeps its source alive, so an equal address means the same tensor
-        if memo is None or memo[0].data_ptr() != x_TD.data_ptr() or memo[0].shape != x_TD.shape:
-            memo = self.float_memo = (x_TD.detach(), x_TD.detach().float())  # no graph: it knows this pack
-        return memo[1]
 
 
 def length_buckets(lengths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -79,53 +61,35 @@ def length_buckets(lengths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 def pack(
     sequences: Sequence[Sequence[int]],
-    adapters: Sequence[Adapter | None],
+    places: Sequence[Place | None],
     device: torch.device,
     *,
     training: bool = False,
-    dropout_seeds: Sequence[int] = (),
+    accumulate: bool = False,
+    dropout: Sequence[tuple[int, float]] = (),
     cache: KVCache | None = None,
 ) -> Pack:
-    """Lay `sequences` end to end. Sequences of one adapter must be neighbours; None is the bare base.
+    """Lay `sequences` end to end, each for the adapter at its place (None: the bare base); see `share_out`.
 
-    `dropout_seeds`: one a sequence, when training; a row's dropout depends on nothing else.
+    `dropout`: seed and probability of each, when training; a row's dropout depends on nothing else.
     """
     lengths = [len(s) for s in sequences]
-    stops = list(accumulate(lengths))
-    spans = tuple((stop - n, stop) for stop, n in zip(stops, lengths, strict=True))
+    stops = list(running_sums(lengths))
     ids = [token for s in sequences for token in s]
     positions = [i for n in lengths for i in range(n)]
     return Pack(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
-        spans,
-        _segments(spans, adapters, dropout_seeds),
+        tuple((stop - n, stop) for stop, n in zip(stops, lengths, strict=True)),
+        share_out(places, lengths, device),
         length_buckets(lengths),
         training=training,
+        accumulate=accumulate,
+        dropout=tuple(dropout) if any(p for _, p in dropout) else (),
         cache=cache,
     )
 
 
-def pack_step(tokens: Tensor, positions: Tensor, stack: AdapterStack | None, cache: KVCache) -> Pack:
+def pack_step(tokens: Tensor, positions: Tensor, parts: tuple[Part, ...], cache: KVCache) -> Pack:
     """One decoding step: a new token (rows,) at `positions` (rows,) for each row of `cache`."""
-    return Pack(tokens[None], positions[None], (), (), (), cache=cache, decoding=True, stack=stack)
-
-
-def _segments(
-    spans: tuple[tuple[int, int], ...], adapters: Sequence[Adapter | None], seeds: Sequence[int]
-) -> tuple[Segment, ...]:
-    runs: list[list[int]] = []
-    for i, adapter in enumerate(adapters):
-        if adapter is None:
-            continue
-        if runs and runs[-1][-1] == i - 1 and adapters[i - 1] is adapter:
-            runs[-1].append(i)
-        else:
-            runs.append([i])
-    segments = []
-    for run in runs:
-        adapter = adapters[run[0]]
-        assert adapter is not None
-        rows = tuple((*spans[i], seeds[i]) for i in run) if seeds else ()
-        segments.append(Segment(adapter, spans[run[0]][0], spans[run[-1]][1], rows))
-    return tuple(segments)
+    return Pack(tokens[None], positions[None], (), parts, (), cache=cache, decoding=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from seal.errors import AdaptError
 from seal.inner import attention
+from seal.inner.adapter import Layout
 from seal.inner.memory import keep_freed_memory
 from seal.inner.multi_lora import SIBLINGS, LayerGroup
 from seal.inner.packing import Pack
@@ -34,6 +36,10 @@ class Runtime:
         self.groups = [LayerGroup(self, index, group) for index, group in enumerate(named)]
         self.layers = {name for group in self.groups for name in group.names}
         """Full names of the layers that can be adapted."""
+        self.layouts: dict[tuple[int, tuple[str, ...]], Layout] = {}
+        """By rank and layers, see `layout_of`."""
+        self._decoder: nn.Module = model.get_decoder()
+        self._decoder_output: Callable[..., Any] = dict
         head = model.get_output_embeddings()
         self._head = [LayerGroup(self, -1, [("", head)])] if isinstance(head, nn.Linear) else []
         self._attention = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
@@ -92,18 +98,46 @@ class Runtime:
             for module in self._attention:
                 del module.seal_runtime
 
-    def forward(self, pack: Pack, keep: Tensor) -> Tensor:
-        """Logits (kept positions, V) of a pack, in the base's type."""
+    @contextmanager
+    def serving(self, pack: Pack) -> Iterator[None]:
+        """The time in which `pack` goes through the model, forward or backward."""
         self._pack = pack
         try:
+            yield
+        finally:
+            self._pack = None
+
+    def forward(self, pack: Pack, keep: Tensor) -> Tensor:
+        """Logits (kept positions, V) of a pack, in the base's type."""
+        with self.serving(pack):
             out = self.model(
                 input_ids=pack.input_ids,
                 position_ids=pack.position_ids,
                 use_cache=False,
                 logits_to_keep=keep,
             )
+        logits: Tensor = out.logits[0]
+        return logits
+
+    def hidden(self, pack: Pack) -> Tensor:
+        """What the decoder hands to the head, (T, D). Needs `serving`."""
+        out = self._decoder(input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False)
+        self._decoder_output = type(out)
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """(T, V): the model's own way from what its decoder gives to logits, capped or scaled as it may be.
+
+        The decoder stands still meanwhile, and only the model's code behind it runs. Needs `serving`, and
+        `hidden` before.
+        """
+        given = self._decoder_output(last_hidden_state=hidden_TD[None])
+        self._decoder.forward = lambda *_, **__: given
+        try:
+            out = self.model(inputs_embeds=hidden_TD[None], use_cache=False)
         finally:
-            self._pack = None
+            del self._decoder.forward
         logits: Tensor = out.logits[0]
         return logits
 

@@ -1,0 +1,44 @@
+"""Products of consecutive tokens with their own adapter's matrices, however many tokens each adapter has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Shares:
+    """How consecutive tokens are shared out among N adapters, in order; an adapter may have none.
+
+    The number of calls does not depend on N: a batched product where all have equally many tokens, else a
+    grouped one (CPU and CUDA; other devices take the adapters one by one).
+    """
+
+    def __init__(self, counts: Sequence[int], device: torch.device) -> None:
+        self.counts = tuple(counts)
+        self.even = len(set(counts)) == 1
+        self._grouped = device.type in ("cpu", "cuda")
+        self._ends = torch.tensor(list(accumulate(counts)), dtype=torch.int32, device=device)
+
+    def times(self, x_TI: Tensor, w_NIO: Tensor) -> Tensor:
+        """(T, O): every token times its adapter's matrix."""
+        if self.even:
+            return torch.bmm(self._batch(x_TI), w_NIO).flatten(0, 1)
+        if self._grouped:
+            return F.grouped_mm(x_TI, w_NIO, offs=self._ends)
+        return torch.cat([x @ w for x, w in zip(x_TI.split(self.counts), w_NIO, strict=True)])
+
+    def outer(self, left_TI: Tensor, right_TO: Tensor) -> Tensor:
+        """(N, I, O): for each adapter, the sum of left ⊗ right over its tokens."""
+        if self.even:
+            return torch.bmm(self._batch(left_TI).transpose(1, 2), self._batch(right_TO))
+        if self._grouped:
+            return F.grouped_mm(left_TI.t(), right_TO, offs=self._ends)
+        pairs = zip(left_TI.split(self.counts), right_TO.split(self.counts), strict=True)
+        return torch.stack([left.t() @ right for left, right in pairs])
+
+    def _batch(self, x_TI: Tensor) -> Tensor:
+        return x_TI.view(len(self.counts), self.counts[0], x_TI.shape[1])

@@ -1,0 +1,126 @@
+"""Adapters of one layout side by side, so that one product serves them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seal.inner.adapter import Adapter, GroupFactors, Layout
+from seal.inner.jagged import Shares
+
+if TYPE_CHECKING:
+    from seal.inner.runtime import Runtime
+
+
+class AdapterStack:
+    """Slots for `n` adapters of one layout.
+
+    The factors that products read are in `dtype`. With `training`, each slot also has fp32 weights, which an
+    optimiser steps, and their gradients; `refresh` brings a step to the factors.
+    """
+
+    def __init__(
+        self, layout: Layout, n: int, dtype: torch.dtype, device: torch.device, *, training: bool = False
+    ) -> None:
+        self.layout, self.scales = layout, [1.0] * n
+        shape = (n, layout.size)
+        self.weights = torch.empty(shape, device=device) if training else None
+        self.grads = torch.empty(shape, device=device) if training else None
+        own = self.weights if dtype == torch.float32 else None
+        self._factors = torch.empty(shape, dtype=dtype, device=device) if own is None else own
+        self._views: dict[tuple[int, int], tuple[dict[int, GroupFactors], dict[int, GroupFactors]]] = {}
+
+    def put(self, slot: int, adapter: Adapter) -> None:
+        """Have a slot answer as `adapter` does."""
+        self.scales[slot] = adapter.scale
+        if self._factors is not self.weights:
+            self._factors[slot].copy_(adapter.weights)
+
+    def views(self, first: int, count: int) -> tuple[dict[int, GroupFactors], dict[int, GroupFactors]]:
+        """Factors and, when training, gradients of consecutive slots, by group."""
+        if (first, count) not in self._views:
+            factors = self.layout.views(self._factors[first : first + count])
+            grads = self.layout.views(self.grads[first : first + count]) if self.grads is not None else {}
+            self._views[first, count] = factors, grads
+        return self._views[first, count]
+
+
+class Place(NamedTuple):
+    """A slot of a stack."""
+
+    stack: AdapterStack
+    slot: int
+
+
+def stack_up(runtime: Runtime, adapters: Iterable[Adapter]) -> list[Place]:
+    """Places for answering, one an adapter, in stacks made for them; adapters of equal layout share one.
+
+    On a CPU the factors stay fp32: products with the few rows of a decoding step are much slower in bf16.
+    """
+    every = list(adapters)
+    dtype = torch.float32 if runtime.device.type == "cpu" else runtime.dtype
+    places: dict[int, Place] = {}
+    for layout in dict.fromkeys(a.layout for a in every):
+        own = [i for i, a in enumerate(every) if a.layout is layout]
+        stack = AdapterStack(layout, len(own), dtype, runtime.device)
+        for slot, i in enumerate(own):
+            stack.put(slot, every[i])
+            places[i] = Place(stack, slot)
+    return [places[i] for i in range(len(every))]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive tokens `[start, stop)` of a stream that go through adapters of one stack."""
+
+    start: int
+    stop: int
+    shares: Shares
+    """Whose tokens they are, among consecutive slots."""
+    scale: float | Tensor
+    """alpha / r: one for all, or (tokens, 1)."""
+    factors: dict[int, GroupFactors]
+    grads: dict[int, GroupFactors]
+
+
+def share_out(
+    places: Sequence[Place | None], lengths: Sequence[int], device: torch.device
+) -> tuple[Part, ...]:
+    """The parts of a stream whose sequences have these places and lengths.
+
+    Sequences of one stack must be neighbours, in the order of their slots; None is the bare base.
+    """
+    parts = []
+    at = 0
+    for stack, run in groupby(zip(places, lengths, strict=True), lambda pair: pair[0] and pair[0].stack):
+        sequences = list(run)
+        tokens = sum(n for _, n in sequences)
+        if stack is not None:
+            own = [(place.slot, n) for place, n in sequences if place is not None]
+            parts.append(_part(stack, own, at, tokens, device))
+        at += tokens
+    return tuple(parts)
+
+
+def _part(
+    stack: AdapterStack, own: Sequence[tuple[int, int]], start: int, tokens: int, device: torch.device
+) -> Part:
+    slots = [slot for slot, _ in own]
+    assert slots == sorted(slots), "sequences stand in the order of their slots"
+    first, count = slots[0], slots[-1] - slots[0] + 1
+    counts = [0] * count
+    for slot, n in own:
+        counts[slot - first] += n
+    scales = [stack.scales[slot] for slot in range(first, first + count)]
+    scale: float | Tensor = scales[0]
+    if len({stack.scales[slot] for slot in slots}) > 1:
+        scale = torch.tensor(scales, device=device).repeat_interleave(torch.tensor(counts, device=device))[
+            :, None
+        ]
+    factors, grads = stack.views(first, count)
+    return Part(start, start + tokens, Shares(counts, device), scale, factors, grads)
