@@ -18,6 +18,7 @@ from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import load_adapter, save_adapter
 from seal.inner.packing import pack
 from seal.inner.runtime import Runtime
+from seal.inner.stack import stack_up
 from seal.models.load import LoadedModel
 from seal.models.lora import target_modules
 from seal.records import LoRARecipe
@@ -39,8 +40,9 @@ def trained(loaded: LoadedModel, targets: tuple[str, ...] = ("all",), alpha: flo
 def engine_logits(loaded: LoadedModel, adapter: Adapter | None) -> Tensor:
     """(T, V) of `IDS` through the engine."""
     runtime = Runtime.of(loaded.model)
+    places = stack_up(runtime, [adapter]) if adapter else [None]
     with torch.no_grad(), runtime.active():
-        return runtime.forward(pack([IDS], [adapter], runtime.device), torch.arange(len(IDS)))
+        return runtime.forward(pack([IDS], places, runtime.device), torch.arange(len(IDS)))
 
 
 @torch.no_grad()
@@ -80,7 +82,7 @@ def test_a_saved_adapter_loads_again_to_the_bit(tiny_family: LoadedModel, folder
     adapter = trained(tiny_family, ("attention",), alpha=5.5)
     save_adapter(adapter, tiny_family, folder)
     again = load_adapter(Runtime.of(tiny_family.model), folder)
-    assert again.layers == adapter.layers == target_modules(tiny_family.model, ("attention",))
+    assert again.layout.layers == adapter.layout.layers == target_modules(tiny_family.model, ("attention",))
     assert again.scale == adapter.scale == 5.5 / 3
     assert torch.equal(again.weights, adapter.weights)
 
@@ -102,7 +104,7 @@ def test_adapters_that_peft_made_can_be_loaded(
 ) -> None:
     theirs = logits(peft_folder(tiny(tiny_family.source.removeprefix("tiny-random-")), folder))
     adapter = load_adapter(Runtime.of(tiny_family.model), folder)
-    assert len(adapter.layers) == 4
+    assert len(adapter.layout.layers) == 4
     assert relative(engine_logits(tiny_family, adapter), theirs) < 1e-5
     assert relative(logits(tiny_family.model), theirs) > 0.01
 

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from seal.errors import AdaptError
-from seal.inner.adapter import Adapter, AdapterStack
+from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
 from seal.inner.attention import NAME
 from seal.inner.decode import Decoder, Request, Written
+from seal.inner.jagged import Shares
 from seal.inner.loop import stop_ids
 from seal.inner.packing import Pack, pack
 from seal.inner.runtime import Runtime
+from seal.inner.stack import share_out, stack_up
 from seal.models.load import LoadedModel
 from seal.models.lora import LoRAWrapper, merged
 from seal.records import LoRARecipe, Sampling
@@ -336,25 +338,48 @@ def test_the_model_is_as_before_even_when_a_run_fails(tiny: Callable[..., Loaded
     "counts", [(2, 2, 2), (3, 1, 2), (0, 4, 1), (0, 0, 0)], ids=["equal", "unequal", "one gone", "bare"]
 )
 @pytest.mark.parametrize("bare", [0, 2])
-def test_stacked_products_equal_each_rows_own(
-    tiny: Callable[..., LoadedModel], counts: tuple[int, ...], bare: int
+@pytest.mark.parametrize("grouped", [True, False], ids=["grouped", "one by one"])
+def test_stacked_products_equal_each_tokens_own(
+    tiny: Callable[..., LoadedModel], counts: tuple[int, ...], bare: int, grouped: bool
 ) -> None:
+    """Adapters of different ranks, scales and layers: one layout twice, another once."""
     loaded = tiny()
-    adapters = three_adapters(loaded)
-    stack = AdapterStack(Runtime.of(loaded.model), adapters)
-    rows = [a for a, n in zip(adapters, counts, strict=True) for _ in range(n)] + [None] * bare
-    stack.arrange(rows)
-    assert (stack._index is None) == (len(set(counts)) == 1)
-    for group in Runtime.of(loaded.model).groups:
-        x, y = torch.randn(len(rows), group.base.features), torch.randn(len(rows), sum(group.base.sizes))
+    runtime = Runtime.of(loaded.model)
+    adapters = [adapter(loaded, 0, 2), adapter(loaded, 2, 3), adapter(loaded, 1, 8, ("q_proj", "v_proj"))]
+    adapters[1].scale = 5.0
+    places = stack_up(runtime, adapters)
+    assert places[0].stack is places[1].stack is not places[2].stack
+    tokens = [a for a, n in zip(adapters, counts, strict=True) for _ in range(n)]
+    lengths = [*(n for n in counts if n), *[1] * bare]
+    standing = [*(p for p, n in zip(places, counts, strict=True) if n), *[None] * bare]
+    parts = share_out(standing, lengths, runtime.device)
+    assert sum(p.stop - p.start for p in parts) == len(tokens)
+    for part in parts:
+        part.shares._grouped = grouped
+    for group in runtime.groups:
+        x = torch.randn(sum(lengths), group.base.features)
+        y = torch.randn(len(x), sum(group.base.sizes))
         expected = y.clone()
         for columns, name in zip(expected.split(group.base.sizes, dim=-1), group.names, strict=True):
-            for i, own in enumerate(rows):
-                if own is not None and name in own.factors:
+            for i, own in enumerate(tokens):
+                if name in own.factors:
                     a_RD, b_OR = own.factors[name]
                     columns[i] += own.scale * (b_OR @ (a_RD @ x[i]))
-        stack.add_to(y, x, group.index, group.base.sizes)
+        for part in parts:
+            if group.index in part.factors:
+                group.add(y, x, part, None)
         torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (1, 5), (0, 4, 2)])
+@pytest.mark.parametrize("grouped", [True, False], ids=["grouped", "one by one"])
+def test_jagged_products_equal_each_adapters_own(counts: tuple[int, ...], grouped: bool) -> None:
+    shares = Shares(counts, torch.device("cpu"))
+    shares._grouped = grouped
+    x, g, w = torch.randn(6, 8), torch.randn(6, 16), torch.randn(len(counts), 8, 16)
+    own = list(zip(x.split(counts), g.split(counts), w, strict=True))
+    torch.testing.assert_close(shares.times(x, w), torch.cat([a @ m for a, _, m in own]))
+    torch.testing.assert_close(shares.outer(x, g), torch.stack([a.t() @ b for a, b, _ in own]))
 
 
 def last_logits(loaded: LoadedModel, ids: Sequence[int]) -> Tensor:

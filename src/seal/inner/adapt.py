@@ -11,10 +11,10 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seal.errors import AdaptError, SealError
 from seal.inner.adapter import Adapter, Layout, layout_of
@@ -26,7 +26,7 @@ from seal.records import AdaptJob, TrainRow
 from seal.seeds import derive
 
 #: Labelled positions whose logits are computed at once.
-_HEAD_ROWS = 64
+_HEAD_ROWS = 128
 
 
 @dataclass(slots=True)
@@ -103,10 +103,10 @@ class Fit:
                 f" (learning rate {recipe.learning_rate:g})",
                 "lower the learning rate",
             )
-        if recipe.max_grad_norm:
-            scale = recipe.max_grad_norm / (norm + 1e-6)  # torch.nn.utils.clip_grad_norm_
-            if scale < 1:
-                grad.mul_(scale)
+        excess = (norm + 1e-6) / recipe.max_grad_norm if recipe.max_grad_norm else 0.0  # clip_grad_norm_
+        # What torch's GradScaler hands to a fused optimiser: it divides the gradient in the same sweep.
+        scale = torch.tensor(excess, device=grad.device) if excess > 1 else None
+        self._optimizer.grad_scale = scale  # type: ignore[attr-defined]
         self._optimizer.param_groups[0]["lr"] = learning_rate(recipe, len(self.losses), self.total)
         self._optimizer.step()
         self.place.stack.put(self.place.slot, self.adapter)
@@ -146,20 +146,19 @@ def train(runtime: Runtime, jobs: Iterable[AdaptJob], slots: int, token_budget: 
     free = _Slots(runtime)
     active: list[Fit] = []
     while True:
-        fresh: list[AdaptJob] = []
+        fresh: list[tuple[AdaptJob, Layout]] = []
         while len(active) + len(fresh) < slots and (job := next(waiting, None)) is not None:
             if not job.rows or not job.recipe.epochs:
                 yield Trained(job, None)
                 continue
             try:
                 check_rows(job.rows, runtime)
+                fresh.append((job, layout_of(runtime, job.recipe)))
             except SealError as error:
                 yield Trained(job, None, error=error)
-            else:
-                fresh.append(job)
         if fresh:
-            places = free.take([layout_of(runtime, job.recipe) for job in fresh])
-            active += [Fit(runtime, job, place) for job, place in zip(fresh, places, strict=True)]
+            places = free.take([layout for _, layout in fresh])
+            active += [Fit(runtime, job, place) for (job, _), place in zip(fresh, places, strict=True)]
             active.sort(key=lambda fit: free.order(fit.place))
         if not active:
             return
@@ -299,6 +298,29 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool)
         r.fit.loss = r.fit.loss + part.sum()
 
 
+class _WeightedNLL(torch.autograd.Function):
+    """Each row's weight times its negative log-likelihood in nats, (K,), from logits (K, V).
+
+    The gradient, w (softmax - one-hot), is made with the value, in the one fp32 copy of the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_KV: Tensor, targets_K: Tensor, weights_K: Tensor) -> Tensor:
+        p_KV = logits_KV.to(torch.float32, copy=True)
+        top_K1 = p_KV.amax(dim=-1, keepdim=True)
+        own_K1 = p_KV.gather(1, targets_K[:, None]) - top_K1
+        sums_K1 = p_KV.sub_(top_K1).exp_().sum(dim=-1, keepdim=True)
+        p_KV.mul_(weights_K[:, None] / sums_K1)
+        p_KV.scatter_add_(1, targets_K[:, None], -weights_K[:, None])
+        ctx.save_for_backward(p_KV.to(logits_KV.dtype))
+        return (sums_K1.log() - own_K1)[:, 0] * weights_K
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad_KV,) = ctx.saved_tensors
+        return grad_KV * grads[0][:, None].to(grad_KV.dtype), None, None
+
+
 def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
     """Every labelled position's weighted loss (K,), and the loss's gradient by `hidden_KD`.
 
@@ -309,8 +331,7 @@ def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Ten
         *(x.split(_HEAD_ROWS) for x in (hidden_KD, targets_K, weights_K)), strict=True
     ):
         hidden.requires_grad_()
-        nll = F.cross_entropy(runtime.logits(hidden).float(), targets, reduction="none")
-        terms = nll * weights
+        terms = _WeightedNLL.apply(runtime.logits(hidden), targets, weights)  # type: ignore[no-untyped-call]
         (grad,) = torch.autograd.grad(terms.sum(), hidden)
         losses.append(terms.detach())
         grads.append(grad)

@@ -39,7 +39,7 @@ class Layout:
     """Where the factors of adapters of one rank and one set of layers lie in `size` consecutive numbers."""
 
     def __init__(self, runtime: Runtime, rank: int, layers: Sequence[str]) -> None:
-        self.rank = rank
+        self.rank, self.layers = rank, tuple(layers)
         wanted = set(layers)
         self._plan = [
             (g.index, members, g.base.features, [g.base.sizes[m] for m in members])
@@ -92,7 +92,6 @@ class Adapter:
     ) -> None:
         self.recipe, self.seed = recipe, seed
         self.scale = recipe.alpha / recipe.rank
-        self.layers = target_modules(runtime.model, recipe.targets)
         self.layout = layout_of(runtime, recipe)
         self.weights = torch.empty(self.layout.size, device=runtime.device) if weights is None else weights
         self.weights.zero_()
@@ -103,12 +102,14 @@ class Adapter:
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(A (R, D), B (O, R)) of every adapted layer in PEFT's layout, as views of `weights`."""
         groups = self.layout.views(self.weights)
-        return {name: self.layout.layer(groups, name, self.recipe.rank) for name in self.layers}
+        return {name: self.layout.layer(groups, name, self.recipe.rank) for name in self.layout.layers}
 
 
 def layout_of(runtime: Runtime, recipe: LoRARecipe) -> Layout:
     """The layout for a recipe's rank and targets; equal ones are one object, so that adapters can share a
     stack."""
     rank = -(-recipe.rank // _RANK_STEP) * _RANK_STEP
-    layers = tuple(target_modules(runtime.model, recipe.targets))
-    return runtime.layouts.setdefault((rank, layers), Layout(runtime, rank, layers))
+    key = rank, tuple(target_modules(runtime.model, recipe.targets))
+    if key not in runtime.layouts:
+        runtime.layouts[key] = Layout(runtime, *key)
+    return runtime.layouts[key]

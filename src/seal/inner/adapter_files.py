@@ -37,12 +37,12 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
     if target.exists():
         raise AdaptError(f"{target} exists already; adapters are never overwritten", "choose a new folder")
     alpha = float(adapter.recipe.alpha)
-    first = loaded.model.get_submodule(adapter.layers[0])
+    first = loaded.model.get_submodule(adapter.layout.layers[0])
     config = LoraConfig(
         r=adapter.recipe.rank,
         lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # other programs expect a whole number
         lora_dropout=adapter.recipe.dropout,
-        target_modules=list(adapter.layers),
+        target_modules=list(adapter.layout.layers),
         fan_in_fan_out=isinstance(first, Conv1D),
         task_type="CAUSAL_LM",
         base_model_name_or_path=loaded.source,

@@ -154,7 +154,8 @@ class Decoder:
             self.check(request)
         results = [Written() for _ in requests]
         adapters = list({id(r.adapter): r.adapter for r in requests if r.adapter is not None}.values())
-        adapters.sort(key=lambda a: [b.layout for b in adapters].index(a.layout))  # one stack after the other
+        layouts = [adapter.layout for adapter in adapters]  # a list is empty while it is sorted
+        adapters.sort(key=lambda adapter: layouts.index(adapter.layout))  # one stack after the other
         order = {id(adapter): number for number, adapter in enumerate(adapters)}
         with self.runtime.active():
             places = stack_up(self.runtime, adapters)
