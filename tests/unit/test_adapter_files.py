@@ -82,7 +82,8 @@ def test_a_saved_adapter_loads_again_to_the_bit(tiny_family: LoadedModel, folder
     adapter = trained(tiny_family, ("attention",), alpha=5.5)
     save_adapter(adapter, tiny_family, folder)
     again = load_adapter(Runtime.of(tiny_family.model), folder)
-    assert again.layout.layers == adapter.layout.layers == target_modules(tiny_family.model, ("attention",))
+    assert again.layout is adapter.layout
+    assert list(again.layout.layers) == target_modules(tiny_family.model, ("attention",))
     assert again.scale == adapter.scale == 5.5 / 3
     assert torch.equal(again.weights, adapter.weights)
 

@@ -379,7 +379,13 @@ def test_jagged_products_equal_each_adapters_own(counts: tuple[int, ...], groupe
     x, g, w = torch.randn(6, 8), torch.randn(6, 16), torch.randn(len(counts), 8, 16)
     own = list(zip(x.split(counts), g.split(counts), w, strict=True))
     torch.testing.assert_close(shares.times(x, w), torch.cat([a @ m for a, _, m in own]))
-    torch.testing.assert_close(shares.outer(x, g), torch.stack([a.t() @ b for a, b, _ in own]))
+    expected = torch.stack([a.t() @ b for a, b, _ in own])
+    torch.testing.assert_close(shares._outer(x, g), expected)
+    out = torch.full_like(expected, torch.nan)
+    shares.outer(x, g, out, accumulate=False)
+    torch.testing.assert_close(out, expected)
+    shares.outer(x, g, out, accumulate=True)
+    torch.testing.assert_close(out, 2 * expected)
 
 
 def last_logits(loaded: LoadedModel, ids: Sequence[int]) -> Tensor:

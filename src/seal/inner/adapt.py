@@ -189,8 +189,7 @@ class _Slots:
             self._drop_idle()
         for layout in dict.fromkeys(layouts[i] for i in homeless):
             own = [i for i in homeless if layouts[i] is layout]
-            runtime = self.runtime
-            stack = AdapterStack(layout, len(own), runtime.dtype, runtime.device, training=True)
+            stack = AdapterStack(self.runtime, layout, len(own), training=True)
             self._stacks.append(stack)
             places |= {i: Place(stack, slot) for slot, i in enumerate(own)}
         return [places[i] for i in range(len(layouts))]
@@ -273,6 +272,7 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool)
         [r.row.ids for r in group],
         [r.fit.place for r in group],
         device,
+        multiple=runtime.pass_multiple,
         training=True,
         accumulate=accumulate,
         dropout=[(r.dropout_seed, r.fit.job.recipe.dropout) for r in group],

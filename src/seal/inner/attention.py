@@ -46,14 +46,19 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """The inverse of `_Pad` for several buckets: padded batches back into one stream (T, H, E)."""
+    """The inverse of `_Pad` for several buckets: padded batches back into one stream (T, H, E).
+
+    Tokens of no sequence (what a stream was filled up with) are 0.
+    """
 
     @staticmethod
-    def forward(ctx: Any, spans: tuple[tuple[tuple[int, int], ...], ...], *batches: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, spans: tuple[tuple[tuple[int, int], ...], ...], n_tokens: int, *batches: Tensor
+    ) -> Tensor:
         ctx.spans, ctx.shapes = spans, [b.shape for b in batches]
-        n_tokens = sum(b - a for bucket in spans for a, b in bucket)
         _, heads, _, features = batches[0].shape
         out = batches[0].new_empty(n_tokens, heads, features)
+        out[sum(b - a for bucket in spans for a, b in bucket) :] = 0
         for bucket, batch in zip(spans, batches, strict=True):
             for row, (a, b) in zip(batch.transpose(1, 2), bucket, strict=True):
                 out[a:b] = row[: b - a]
@@ -67,7 +72,7 @@ class _Unpad(torch.autograd.Function):
             for row, (a, b) in zip(batch, bucket, strict=True):
                 row[: b - a] = grads[0][a:b]
             out.append(batch.transpose(1, 2))
-        return None, *out
+        return None, None, *out
 
 
 # Torch has no types for `Function.apply`.
@@ -79,7 +84,7 @@ class _CausalBF16(torch.autograd.Function):
     """Causal attention (S, H, L, E) whose backward pass is written out as matrix products.
 
     The fused CPU kernel's own backward pass takes about ten times as long in bf16 at the lengths of
-    self-edits. Probabilities and their gradients are computed in fp32, as a fused kernel does.
+    self-edits. It is computed in fp32: every new shape of a bf16 product would be compiled first.
     """
 
     @staticmethod
@@ -96,11 +101,11 @@ class _CausalBF16(torch.autograd.Function):
         shared = heads // k.shape[1]  # query heads a key head
 
         def by_key_head(x: Tensor) -> Tensor:  # (S·K, G·L, E)
-            return x.reshape(rows * k.shape[1], shared * length, features)
+            return x.float().reshape(rows * k.shape[1], shared * length, features)
 
         q2, g2 = by_key_head(q), by_key_head(grads[0])
-        k2, v2 = (x.reshape(-1, length, features) for x in (k, v))
-        logits = torch.bmm(q2.float(), k2.float().transpose(1, 2)).view(-1, shared, length, length)
+        k2, v2 = (x.float().reshape(-1, length, features) for x in (k, v))
+        logits = torch.bmm(q2, k2.transpose(1, 2)).view(-1, shared, length, length)
         hidden = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
         p = (
             logits.mul_(ctx.scale)
@@ -108,12 +113,11 @@ class _CausalBF16(torch.autograd.Function):
             .softmax(dim=-1)
             .view(-1, shared * length, length)
         )
-        grad_p = torch.bmm(g2.float(), v2.float().transpose(1, 2))
-        grad_s = p * (grad_p - (grad_p * p).sum(dim=-1, keepdim=True)) * ctx.scale
-        p16, s16 = p.to(q.dtype), grad_s.to(q.dtype)
-        grad_q = torch.bmm(s16, k2).view_as(q)
-        grad_k = torch.bmm(s16.transpose(1, 2), q2).view_as(k)
-        grad_v = torch.bmm(p16.transpose(1, 2), g2).view_as(v)
+        grad_p = torch.bmm(g2, v2.transpose(1, 2))
+        grad_s = grad_p.sub_((grad_p * p).sum(dim=-1, keepdim=True)).mul_(p).mul_(ctx.scale)
+        grad_q = torch.bmm(grad_s, k2).view_as(q).to(q.dtype)
+        grad_k = torch.bmm(grad_s.transpose(1, 2), q2).view_as(k).to(q.dtype)
+        grad_v = torch.bmm(p.transpose(1, 2), g2).view_as(v).to(q.dtype)
         return grad_q, grad_k, grad_v, None
 
 
@@ -194,7 +198,7 @@ def packed_attention(
     for bucket in spans:
         q, k, v = (_pad(x, bucket) for x in (q_THE, k_TKE, v_TKE))
         batches.append(_attend(q, k, v, scale, sliding_window, softcap))
-    return _unpad(spans, *batches)[None], None
+    return _unpad(spans, q_THE.shape[0], *batches)[None], None
 
 
 def register() -> None:

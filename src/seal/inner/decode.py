@@ -250,7 +250,13 @@ class Decoder:
         requests = [rows[0].request for rows in group]
         cache = KVCache(self.runtime.n_layers)
         sequences = [r.ids + r.reference[:-1] for r in requests]
-        packed = pack(sequences, [rows[0].place for rows in group], self.runtime.device, cache=cache)
+        packed = pack(
+            sequences,
+            [rows[0].place for rows in group],
+            self.runtime.device,
+            multiple=self.runtime.pass_multiple,
+            cache=cache,
+        )
         counts = [max(len(r.reference), 1) for r in requests]
         keep = [
             start + len(r.ids) - 1 + i

@@ -31,14 +31,20 @@ class Shares:
             return F.grouped_mm(x_TI, w_NIO, offs=self._ends)
         return torch.cat([x @ w for x, w in zip(x_TI.split(self.counts), w_NIO, strict=True)])
 
-    def outer(self, left_TI: Tensor, right_TO: Tensor) -> Tensor:
-        """(N, I, O): for each adapter, the sum of left ⊗ right over its tokens."""
+    def outer(self, left_TI: Tensor, right_TO: Tensor, out_NIO: Tensor, accumulate: bool) -> None:
+        """Write (or add) to `out`, for each adapter, the sum of left ⊗ right over its tokens."""
+        if out_NIO.device.type == "cuda":
+            value = self._outer(left_TI, right_TO)
+            out_NIO.add_(value) if accumulate else out_NIO.copy_(value)
+            return
+        pairs = zip(left_TI.split(self.counts), right_TO.split(self.counts), out_NIO, strict=True)
+        for left, right, out in pairs:  # a product that writes where it belongs, with no copy
+            torch.addmm(out, left.t(), right, beta=int(accumulate), out=out)
+
+    def _outer(self, left_TI: Tensor, right_TO: Tensor) -> Tensor:
         if self.even:
             return torch.bmm(self._batch(left_TI).transpose(1, 2), self._batch(right_TO))
-        if self._grouped:
-            return F.grouped_mm(left_TI.t(), right_TO, offs=self._ends)
-        pairs = zip(left_TI.split(self.counts), right_TO.split(self.counts), strict=True)
-        return torch.stack([left.t() @ right for left, right in pairs])
+        return F.grouped_mm(left_TI.t(), right_TO, offs=self._ends)
 
     def _batch(self, x_TI: Tensor) -> Tensor:
         return x_TI.view(len(self.counts), self.counts[0], x_TI.shape[1])

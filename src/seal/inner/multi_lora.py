@@ -3,8 +3,7 @@
 LoRA (Hu et al., arXiv 2106.09685, eq. 3): y = W x + (alpha / r) B A x. The base product runs once over the
 whole packed stream; the adapters' low-rank products run together, each over its own tokens. Layers that read
 the same input (q, k and v; gate and up) go together. A backward pass writes the adapters' gradients into flat
-fp32 buffers, one a job, so that AdamW sees one tensor an adapter. What AdamW steps is fp32, as PEFT keeps it;
-training multiplies in the base's type.
+fp32 buffers, one a job, so that AdamW sees one tensor an adapter. What AdamW steps is fp32, as PEFT keeps it.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ class LayerGroup:
         hidden.mul_(part.scale)
         columns = y_TO[part.start : part.stop].split(self.base.sizes, dim=-1)
         for member, h, b_NRO in zip(factors.members, hidden.split(rank, dim=-1), factors.b, strict=True):
-            columns[member].add_(own.times(h, b_NRO))
+            columns[member].add_(own.times(h, b_NRO).to(y_TO.dtype))
         return hidden
 
     def dropout_masks(self, pack: Pack, part: Part) -> list[Tensor] | None:
@@ -157,19 +156,19 @@ def _part_backward(
     """Write the gradients of one part's factors and add its share to the gradient of the input."""
     factors, grads, own = part.factors[group.index], part.grads[group.index], part.shares
     at, rank = slice(part.start, part.stop), factors.b[0].shape[1]
-    columns = grad_TO[at].split(group.base.sizes, dim=-1)
+    columns = grad_TO[at].to(factors.a.dtype).split(group.base.sizes, dim=-1)
     through = []
     hiddens = hidden.split(rank, dim=-1)
     for member, h, b_NRO, grad_b in zip(factors.members, hiddens, factors.b, grads.b, strict=True):
-        _write(grad_b, own.outer(h, columns[member]), accumulate)
+        own.outer(h, columns[member], grad_b, accumulate)
         through.append(own.times(columns[member], b_NRO.transpose(1, 2)))
     grad_hidden = torch.cat(through, dim=-1) if len(through) > 1 else through[0]
     grad_hidden.mul_(part.scale)  # (tokens, M·R)
-    x = x_TD[at]
+    x = x_TD[at].to(factors.a.dtype)
     if masks is None:
-        _write(grads.a, own.outer(grad_hidden, x), accumulate)
+        own.outer(grad_hidden, x, grads.a, accumulate)
         if grad_TD is not None:
-            grad_TD[at].add_(own.times(grad_hidden, factors.a))
+            grad_TD[at].add_(own.times(grad_hidden, factors.a).to(grad_TD.dtype))
         return
     pieces = (
         grad_hidden.split(rank, dim=-1),
@@ -178,13 +177,6 @@ def _part_backward(
         masks,
     )
     for g, a_NRD, grad_a, mask in zip(*pieces, strict=True):
-        _write(grad_a, own.outer(g, x * mask), accumulate)
+        own.outer(g, x * mask, grad_a, accumulate)
         if grad_TD is not None:
-            grad_TD[at].add_(own.times(g, a_NRD) * mask)
-
-
-def _write(out: Tensor, value: Tensor, accumulate: bool) -> None:
-    if accumulate:
-        out.add_(value)
-    else:
-        out.copy_(value)
+            grad_TD[at].add_((own.times(g, a_NRD) * mask).to(grad_TD.dtype))

@@ -64,6 +64,7 @@ def pack(
     places: Sequence[Place | None],
     device: torch.device,
     *,
+    multiple: int = 1,
     training: bool = False,
     accumulate: bool = False,
     dropout: Sequence[tuple[int, float]] = (),
@@ -71,15 +72,18 @@ def pack(
 ) -> Pack:
     """Lay `sequences` end to end, each for the adapter at its place (None: the bare base); see `share_out`.
 
-    `dropout`: seed and probability of each, when training; a row's dropout depends on nothing else.
+    Args:
+        multiple: fill the stream up to a multiple of this many tokens; nothing attends to what is filled in.
+        dropout: seed and probability of each, when training; a row's dropout depends on nothing else.
     """
     lengths = [len(s) for s in sequences]
     stops = list(running_sums(lengths))
     ids = [token for s in sequences for token in s]
     positions = [i for n in lengths for i in range(n)]
+    filled = [0] * (-len(ids) % multiple)
     return Pack(
-        torch.tensor([ids], device=device),
-        torch.tensor([positions], device=device),
+        torch.tensor([ids + filled], device=device),
+        torch.tensor([positions + filled], device=device),
         tuple((stop - n, stop) for stop, n in zip(stops, lengths, strict=True)),
         share_out(places, lengths, device),
         length_buckets(lengths),

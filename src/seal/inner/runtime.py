@@ -27,10 +27,17 @@ class Runtime:
 
     def __init__(self, model: PreTrainedModel) -> None:
         attention.register()
-        if model.device.type == "cpu":
-            keep_freed_memory()
         self.model = model
         self.device, self.dtype = model.device, model.dtype
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            keep_freed_memory()
+        self.factor_dtype = torch.float32 if on_cpu else self.dtype
+        """Of the adapters' products. On a CPU small products are no faster in bf16, and every new shape is
+        compiled first, which takes longer than a hundred products."""
+        self.pass_multiple = 32 if on_cpu and self.dtype == torch.bfloat16 else 1
+        """Passes are filled up to a multiple of so many tokens, so that the base's products have few shapes;
+        each is compiled once."""
         self.anchor = torch.zeros((), device=self.device, requires_grad=True)
         named = _sibling_groups(linear_modules(model))
         self.groups = [LayerGroup(self, index, group) for index, group in enumerate(named)]

@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 class AdapterStack:
     """Slots for `n` adapters of one layout.
 
-    The factors that products read are in `dtype`. With `training`, each slot also has fp32 weights, which an
-    optimiser steps, and their gradients; `refresh` brings a step to the factors.
+    Products read factors in the runtime's `factor_dtype`. With `training`, each slot also has fp32 weights,
+    which an optimiser steps, and their gradients; `put` brings a step to the factors.
     """
 
-    def __init__(
-        self, layout: Layout, n: int, dtype: torch.dtype, device: torch.device, *, training: bool = False
-    ) -> None:
+    def __init__(self, runtime: Runtime, layout: Layout, n: int, *, training: bool = False) -> None:
         self.layout, self.scales = layout, [1.0] * n
-        shape = (n, layout.size)
+        shape, device, dtype = (n, layout.size), runtime.device, runtime.factor_dtype
         self.weights = torch.empty(shape, device=device) if training else None
         self.grads = torch.empty(shape, device=device) if training else None
         own = self.weights if dtype == torch.float32 else None
@@ -58,16 +56,12 @@ class Place(NamedTuple):
 
 
 def stack_up(runtime: Runtime, adapters: Iterable[Adapter]) -> list[Place]:
-    """Places for answering, one an adapter, in stacks made for them; adapters of equal layout share one.
-
-    On a CPU the factors stay fp32: products with the few rows of a decoding step are much slower in bf16.
-    """
+    """Places for answering, one an adapter, in stacks made for them; adapters of equal layout share one."""
     every = list(adapters)
-    dtype = torch.float32 if runtime.device.type == "cpu" else runtime.dtype
     places: dict[int, Place] = {}
     for layout in dict.fromkeys(a.layout for a in every):
         own = [i for i, a in enumerate(every) if a.layout is layout]
-        stack = AdapterStack(layout, len(own), dtype, runtime.device)
+        stack = AdapterStack(runtime, layout, len(own))
         for slot, i in enumerate(own):
             stack.put(slot, every[i])
             places[i] = Place(stack, slot)
