@@ -6,6 +6,7 @@ The engine here is a small `InnerLoop` that the tests can hold and release; the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import socket
@@ -57,7 +58,7 @@ class HeldLoop:
     def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
         taken: list[AdaptJob] = []
         self.seen.append(taken)
-        taken.extend(jobs)
+        taken.extend(itertools.takewhile(lambda job: job is not None, jobs))
         assert self.gate.wait(20)
         for job in taken:
             if self.poison and any(

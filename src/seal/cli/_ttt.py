@@ -18,7 +18,7 @@ from seal.errors import ConfigError, ServeError
 
 if TYPE_CHECKING:
     from seal.grading import Grader
-    from seal.inner.protocol import InnerLoop
+    from seal.inner.loop import LocalInnerLoop
     from seal.models.load import LoadedModel
     from seal.serve.client import Link
     from seal.serve.requests import TTT
@@ -98,7 +98,7 @@ class Where:
         return Link(str(found["endpoint"]), server_key=public, keys=keys)
 
 
-def engine(loaded: LoadedModel, grader: Grader | None, slots: int | None = None) -> InnerLoop:
+def engine(loaded: LoadedModel, grader: Grader | None, slots: int | None = None) -> LocalInnerLoop:
     """The engine of this process."""
     from seal.inner.loop import LocalInnerLoop
 

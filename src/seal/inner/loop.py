@@ -103,10 +103,18 @@ class LocalInnerLoop:
         self._decoder = _decoder(loaded, self.runtime)
         self._baselines: dict[Probe, Answer] = {}
 
-    def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
-        """Train and answer `jobs`; outcomes come as adapters finish, `slots` at a time."""
+    def run(self, jobs: Iterable[AdaptJob | None]) -> Iterator[AdaptOutcome]:
+        """Train and answer `jobs`; outcomes come as adapters finish, `slots` at a time.
+
+        While the jobs have none to offer (see `OpenInnerLoop`), outcomes come without waiting for company:
+        whoever gets one may have the next job.
+        """
         ready: list[Trained] = []
         for trained in train(self.runtime, jobs, self.slots, self.token_budget):
+            if trained is None:
+                yield from self._answer(ready)
+                ready = []
+                continue
             if trained.error is not None:
                 yield _failed(trained, trained.error)
                 continue
@@ -118,6 +126,8 @@ class LocalInnerLoop:
 
     def _answer(self, ready: Sequence[Trained]) -> Iterator[AdaptOutcome]:
         """Answer every probe of trained jobs, with and without their adapters, in shared batches."""
+        if not ready:
+            return
         started = time.perf_counter()
         good: list[Trained] = []
         for trained in ready:

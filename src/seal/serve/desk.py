@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from seal.errors import SealError
-from seal.inner.protocol import InnerLoop
+from seal.inner.protocol import OpenInnerLoop
 from seal.records import AdaptJob, AdaptOutcome, Verdict
 from seal.seeds import derive
 from seal.serve import messages as m
@@ -44,7 +44,7 @@ class Desk:
 
     def __init__(
         self,
-        inner: InnerLoop,
+        inner: OpenInnerLoop,
         requests: Requests,
         settings: ServerSettings,
         store: Store,

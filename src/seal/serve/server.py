@@ -19,7 +19,7 @@ from typing import Any, cast
 import zmq
 import zmq.asyncio
 
-from seal.inner.protocol import InnerLoop
+from seal.inner.protocol import OpenInnerLoop
 from seal.serve import messages as m
 from seal.serve.desk import Desk
 from seal.serve.jobs import job_from_wire
@@ -48,7 +48,7 @@ class TTTServer:
 
     def __init__(
         self,
-        inner: InnerLoop,
+        inner: OpenInnerLoop,
         requests: Requests,
         settings: ServerSettings,
         store: Store | None = None,

@@ -1,4 +1,4 @@
-"""The thread that owns the engine: jobs of all clients go through shared `InnerLoop.run` passes."""
+"""The thread that owns the engine: jobs of all clients go through shared `OpenInnerLoop.run` passes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from seal.errors import SealError
-from seal.inner.protocol import InnerLoop
+from seal.inner.protocol import OpenInnerLoop
 from seal.records import AdaptJob, AdaptOutcome, JobError
 
 log = logging.getLogger("seal.serve")
@@ -28,7 +28,7 @@ class Worker:
 
     def __init__(
         self,
-        inner: InnerLoop,
+        inner: OpenInnerLoop,
         wanted: Callable[[str], bool],
         started: Callable[[str], None],
         finished: Callable[[AdaptOutcome], None],
@@ -65,18 +65,20 @@ class Worker:
             time.sleep(self._gather_s)
             self._run_pass(job)
 
-    def _feed(self, first: AdaptJob, open_jobs: dict[str, AdaptJob]) -> Iterator[AdaptJob]:
-        """`first`, then whatever is queued whenever the engine has room for one more."""
+    def _feed(self, first: AdaptJob, open_jobs: dict[str, AdaptJob]) -> Iterator[AdaptJob | None]:
+        """`first`, then whatever is queued whenever the engine has room for one more; None: nothing is."""
         job: AdaptJob | None = first
-        while job is not None and not self._stopping:
-            if self._wanted(job.id):
+        while not self._stopping:
+            if job is None:
+                yield None
+            elif self._wanted(job.id):
                 self._started(job.id)
                 open_jobs[job.id] = job
                 yield job
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
-                return
+                job = None
 
     def _run_pass(self, first: AdaptJob) -> None:
         open_jobs: dict[str, AdaptJob] = {}
@@ -90,7 +92,7 @@ class Worker:
                 if job.id in open_jobs:
                     self._fail(job, error_of_one)
 
-    def _try(self, jobs: Iterator[AdaptJob], open_jobs: dict[str, AdaptJob]) -> str:
+    def _try(self, jobs: Iterator[AdaptJob | None], open_jobs: dict[str, AdaptJob]) -> str:
         """One pass; jobs that got an outcome leave `open_jobs`. Returns why the rest have none."""
         try:
             for outcome in self._inner.run(jobs):
