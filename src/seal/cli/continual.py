@@ -39,6 +39,7 @@ def continual(
     from seal.domains.knowledge import KnowledgeIncorporation
     from seal.inner.loop import LocalGenerator
     from seal.recipes import continual as recipe
+    from seal.recipes import continual_report as report
 
     settings = recipe.ContinualSettings(
         dataset=dataset,
@@ -63,6 +64,6 @@ def continual(
             prompt_of=lambda task: domain.prompt_for(task, loaded.tokenizer),
         )
         result = recipe.continual(settings, loaded, tools)
-    print(recipe.table(result))
-    print(recipe.heat_map(result, heat_map or out.with_suffix(".png")))
+    print(report.table(result))
+    print(report.heat_map(result, heat_map or out.with_suffix(".png")))
     print(out)
