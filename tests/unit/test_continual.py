@@ -13,9 +13,9 @@ import pytest
 from seal.errors import AdaptError, ConfigError, DataError
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
-from seal.inner.merge import fold, read_factors, restored
 from seal.models.lora import LoRAWrapper
-from seal.recipes.continual import ContinualSettings, Tools, continual
+from seal.models.merge import fold, restored
+from seal.recipes.continual import ContinualSettings, Tools, _read_factors, continual
 from seal.recipes.continual_report import heat_map, matrices, summary, table
 from seal.records import AdaptJob, LoRARecipe, Sampling, TrainRow
 from seal.serve.messages import TTTRequest
@@ -128,13 +128,13 @@ def test_merging_equals_pefts_merge(family: str, tiny: Any, tmp_path: Path) -> N
     job = AdaptJob("a", (TrainRow((5, 6, 7, 8)),), recipe, (), 1, str(tmp_path / "adapter"))
     (outcome,) = LocalInnerLoop(loaded, None).run([job])
     assert outcome.error is None
-    factors = read_factors(loaded, tmp_path / "adapter")
+    factors = _read_factors(loaded, tmp_path / "adapter")
     wrapper = LoRAWrapper.from_recipe(tiny(family).model, recipe)
     wrapper.load(tmp_path / "adapter")
     merged = dict(wrapper.merge().named_parameters())
     untouched = dict(tiny(family).model.named_parameters())
-    with restored(loaded):
-        fold(loaded, factors, 1.0)
+    with restored(loaded.model, factors):
+        fold(loaded.model, factors, 2.0)
         changed = 0
         for name, weight in loaded.model.named_parameters():
             assert torch.allclose(weight, merged[name], atol=1e-6), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +135,11 @@ def interruptible(level: str, again: str) -> Iterator[None]:
         raise Interrupted(f"interrupted; {again}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def say_next(command: str) -> None:
+    """The step after this one, on stderr, so that a script can read the path on stdout."""
+    print(f"next: {command}", file=sys.stderr)
 
 
 def percent(mean: float | None, bounds: list[float] | None) -> str:

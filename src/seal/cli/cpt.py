@@ -43,6 +43,7 @@ def cpt(
     if full != (save is not None):
         raise ConfigError("--full and --save belong together", "give both or neither")
     from seal.recipes import cpt as recipe
+    from seal.recipes.articles import read_articles
 
     official = recipe.FULL_RECIPE if full else recipe.CPT_RECIPE
     training = replace(
@@ -59,6 +60,7 @@ def cpt(
         recipe=training.request(),
         seed=seed,
     )
+    read_articles(data, n, k or None)  # what is wrong with the data is said before a server is waited for
     with _ttt.interruptible(log_level, "the same command goes on"):
         result: dict[str, Any]
         if save is None:

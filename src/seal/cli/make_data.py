@@ -73,6 +73,7 @@ def make_data(
             batch=batch,
         )
         print(run(settings, generator, prompt_of))
+    _ttt.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")
 
 
 def _local(model: str, prompt: str, place: _options.Place) -> tuple[Generator, Callable[[Task], str]]:

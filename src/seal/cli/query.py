@@ -32,6 +32,7 @@ def query(
     where.check()
     if k == 0:
         raise ConfigError("--k is 0", "measure at least 1 completion")
+    from seal.recipes.articles import read_articles
     from seal.recipes.query import QuerySettings
     from seal.recipes.query import query as run
 
@@ -46,6 +47,7 @@ def query(
         exp_name=exp_name,
         seed=seed,
     )
+    read_articles(data, n, k)  # what is wrong with the data is said before a server is waited for
     with _ttt.interruptible(log_level, "the same command goes on"):
         result = run(settings, where.ttt(place, grading))
         if shutdown_server and where.server is not None:
@@ -55,3 +57,4 @@ def query(
     print(f"adapted  {_ttt.percent(overall.adapter_mean_accuracy, bounds['adapter_mean_accuracy'])}")
     print(f"gain     {_ttt.percent(overall.mean_gain, bounds['mean_gain'])}")
     print(out)
+    _ttt.say_next(f"seal build-sft {out}")

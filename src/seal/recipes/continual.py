@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from seal.data.loader import load_tasks
 from seal.errors import AdaptError, ConfigError, DataError
+from seal.models.lora import linear_modules
+from seal.models.merge import fold, merged, restored
 from seal.recipes.articles import open_journal, write_json
 from seal.recipes.continual_report import matrices, summary
 from seal.recipes.make_data import SAMPLING
@@ -36,9 +38,9 @@ from seal.serve import messages as m
 from seal.serve.requests import Requests, reply_from_outcome
 
 if TYPE_CHECKING:
-    from seal.inner.merge import Factors
     from seal.inner.protocol import Generator, InnerLoop
     from seal.models.load import LoadedModel
+    from seal.models.lora import Factors
     from seal.track.journal import Journal
 
 log = logging.getLogger("seal.continual")
@@ -141,10 +143,8 @@ class _Chain:
 
     def run(self) -> dict[str, Any]:
         """Accuracies (rows: edits so far, 0 first), the self-edits, and what the gate did."""
-        from seal.inner.merge import restored
-
         edits: list[dict[str, Any]] = []
-        with restored(self.loaded):
+        with restored(self.loaded.model, linear_modules(self.loaded.model)):
             rows = [self._accuracies(self.tasks)]
             for k in range(len(self.tasks)):
                 edits.append(self._edit(k))
@@ -200,28 +200,24 @@ class _Chain:
 
     def _train_and_merge(self, job: AdaptJob) -> float:
         """Returns the scale at which the adapter was merged; 0: rejected."""
-        from seal.inner.merge import fold, read_factors
-
         with tempfile.TemporaryDirectory(prefix="seal-continual-") as folder:
             target = Path(folder) / "adapter"
             probe_free = AdaptJob(job.id, job.rows, job.recipe, (), job.seed, str(target))
             (outcome,) = self.tools.inner_of(self.loaded).run([probe_free])
             if outcome.error is not None:
                 raise AdaptError(f"{self.method}, sequence {self.number}, {job.id}: {outcome.error.message}")
-            factors = read_factors(self.loaded, target)
-        scale = self._admitted(factors) if "gate" in self.method and self.learned else 1.0
+            factors = _read_factors(self.loaded, target)
+        full = job.recipe.alpha / job.recipe.rank
+        scale = self._admitted(factors, full) if "gate" in self.method and self.learned else 1.0
         if scale:
-            fold(self.loaded, factors, scale)
+            fold(self.loaded.model, factors, full * scale)
         return scale
 
-    def _admitted(self, factors: Factors) -> float:
+    def _admitted(self, factors: Factors, full: float) -> float:
         """The largest scale at which earlier edits' sequences lose at most `tolerance`; 0: none does."""
-        from seal.inner.merge import fold, restored
-
         before = self._loss_of_learned()
         for scale in SCALES:
-            with restored(self.loaded, list(factors)):
-                fold(self.loaded, factors, scale)
+            with merged(self.loaded.model, factors, full * scale):
                 cost = self._loss_of_learned() - before
             log.debug("scale %g costs %.4f nats a token", scale, cost)
             if cost <= self.settings.tolerance:
@@ -236,6 +232,14 @@ class _Chain:
         job = AdaptJob("cost", (), self.settings.recipe.recipe(), probes, 0)
         (outcome,) = self.tools.inner_of(self.loaded).run([job])
         return _mean_loss(outcome)
+
+
+def _read_factors(loaded: LoadedModel, folder: Path) -> Factors:
+    from seal.inner.adapter_files import load_adapter
+    from seal.inner.runtime import Runtime
+
+    adapter = load_adapter(Runtime.of(loaded.model), folder)
+    return {name: (a.detach(), b.detach()) for name, (a, b) in adapter.factors.items()}
 
 
 def _mean_loss(outcome: AdaptOutcome) -> float:
