@@ -198,6 +198,8 @@ class Desk:
         else:
             self.counts["trained"] += 1
             self._finish(ticket, body, None)
+            took, left = time.monotonic() - ticket.since, len(self._tickets)
+            log.info("%s answered after %.1f s; %d more under way", ticket.job_id, took, left)
 
     def _finish(self, ticket: Ticket, body: dict[str, Any] | None, error: m.WireError | None) -> None:
         self._forget(ticket)
