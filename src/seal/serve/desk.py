@@ -59,7 +59,11 @@ class Desk:
         self._jobs: dict[str, Ticket] = {}
         self._serial = itertools.count()
         self._repeats: dict[str, int] = {}
-        self._worker = Worker(inner, self._wanted, self._set_running, self._post)
+        self._preparing: set[str] = set()
+        """Job ids between acceptance and the engine's queue."""
+        self._worker = Worker(
+            inner, self._wanted, self._set_running, self._post, lambda: bool(self._preparing)
+        )
         self._prepare = ThreadPoolExecutor(1, "seal-prepare")
 
     def open(self) -> None:
@@ -118,6 +122,7 @@ class Desk:
         ticket = Ticket(f"job-{next(self._serial)}", key, digest, text, [waiter], time.monotonic())
         self._tickets[key] = self._jobs[ticket.job_id] = ticket
         self._set_deadline(ticket, waiter)
+        self._preparing.add(ticket.job_id)
         self._prepare.submit(self._make_job, ticket, work, seed)
 
     def _join(self, waiter: Waiter, key: str, digest: str) -> bool:
@@ -158,6 +163,8 @@ class Desk:
             self._call(self._refuse, ticket, SealError(f"{type(error).__name__}: {error}"))
         else:
             self._worker.put(job)
+        finally:
+            self._preparing.discard(ticket.job_id)
 
     def _refuse(self, ticket: Ticket, error: SealError) -> None:
         self.counts["refused"] += 1

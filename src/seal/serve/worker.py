@@ -14,6 +14,8 @@ from seal.records import AdaptJob, AdaptOutcome, JobError
 
 log = logging.getLogger("seal.serve")
 
+_GATHER_S, _LONGEST_GATHER_S = 0.01, 0.5
+
 
 class Worker:
     """Runs jobs until told to stop; every job that is put comes back as exactly one outcome, or is skipped.
@@ -23,7 +25,8 @@ class Worker:
         wanted: asked just before a job starts; False drops it without an outcome.
         started: called when the engine takes a job.
         finished: called with each outcome.
-        gather_s: seconds to wait after the first job of a pass, so that jobs sent together train together.
+        coming: whether more jobs are about to be put; a pass waits for them, so that jobs sent together
+            begin together.
     """
 
     def __init__(
@@ -32,11 +35,11 @@ class Worker:
         wanted: Callable[[str], bool],
         started: Callable[[str], None],
         finished: Callable[[AdaptOutcome], None],
-        gather_s: float = 0.01,
+        coming: Callable[[], bool] = lambda: False,
     ) -> None:
         self._thread = threading.Thread(target=self._serve, name="seal-engine", daemon=True)
         self._inner, self._wanted, self._started, self._finished = inner, wanted, started, finished
-        self._gather_s = gather_s
+        self._coming = coming
         self._jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
         self._stopping = False
 
@@ -62,8 +65,15 @@ class Worker:
             job = self._jobs.get()
             if job is None:
                 break
-            time.sleep(self._gather_s)
+            self._gather()
             self._run_pass(job)
+
+    def _gather(self) -> None:
+        """Let what was sent with a pass's first job arrive."""
+        until = time.monotonic() + _LONGEST_GATHER_S
+        time.sleep(_GATHER_S)
+        while self._coming() and time.monotonic() < until:
+            time.sleep(0.002)
 
     def _feed(self, first: AdaptJob, open_jobs: dict[str, AdaptJob]) -> Iterator[AdaptJob | None]:
         """`first`, then whatever is queued whenever the engine has room for one more; None: nothing is."""
