@@ -228,9 +228,7 @@ def front(settings: Settings) -> dict[str, Any]:
     """What a full queue answers and what 500 requests leave in memory; the tiny model, so that it ends."""
     _, requests = job_mix(max(settings.memory_requests, 40), 1)
     small = [r.model_copy(update={"lora_rank": 4, "eval_questions": r.eval_questions[:2]}) for r in requests]
-    slow = [
-        r.model_copy(update={"finetune_epochs": 100, "seed": 10**6 + i}) for i, r in enumerate(small[:30])
-    ]
+    slow = [r.model_copy(update={"finetune_epochs": 20, "seed": 10**6 + i}) for i, r in enumerate(small[:30])]
     with serving(TINY, "float32", settings.threads, "--capacity", "16") as served:
         with ThreadPoolExecutor(30) as pool:
             replies = list(pool.map(served.ask, slow))

@@ -55,6 +55,7 @@ def test_flops_of_a_token_equal_a_count_by_hand() -> None:
     assert float(done.stdout) == pytest.approx(4 * (frozen + head * labelled) + 6 * low_rank + attention)
 
 
+@pytest.mark.timeout(600)
 def test_the_server_under_load(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.serve_load", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=500)
