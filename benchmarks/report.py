@@ -23,11 +23,18 @@ def write_report(result: dict[str, Any], out: Path | None, root: Path) -> list[P
     if any("growth" in found for found in result["dtypes"].values()):
         _plot(result, picture)
         written.append(picture)
-    text = page.read_text("utf-8") if page.is_file() else f"{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{markdown(result)}\n{END}{after}", "utf-8")
+    write_section(page, BEGIN, END, markdown(result))
     return written
+
+
+def write_section(page: Path, begin: str, end: str, text: str) -> None:
+    """Put `text` between two markers of a page; markers that it lacks come at its end."""
+    old = page.read_text("utf-8") if page.is_file() else ""
+    if begin not in old:
+        old += f"\n{begin}\n{end}\n" if old else f"{begin}\n{end}\n"
+    before, _, rest = old.partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -55,10 +55,7 @@ class Workload:
 def load_workload(tokenizer: PreTrainedTokenizerBase, limit: int = 50, longest: int = 1024) -> Workload:
     """One job a passage: its first completion split into lines, the passage, and its questions."""
     domain = KnowledgeIncorporation(split_newlines=True, chat=False, max_new_tokens=48)
-    if PUBLISHED.is_file():
-        source, pairs = "published passages and completions", _published()
-    else:
-        source, pairs = "built-in corpus", _builtin()
+    source, pairs = passages()
     jobs = []
     for i, (task, completion) in enumerate(pairs[:limit]):
         rows = tuple(
@@ -67,6 +64,13 @@ def load_workload(tokenizer: PreTrainedTokenizerBase, limit: int = 50, longest: 
         probes = tuple(replace(p, sampling=SAMPLING) for p in domain.probes(task, tokenizer))
         jobs.append(AdaptJob(task.id, rows, LoRARecipe(), probes, seed=i))
     return Workload(source, tuple(jobs))
+
+
+def passages(number: int = 0) -> tuple[str, list[tuple[Task, str]]]:
+    """Their source, and passages with their self-edit `number`: the published ones if they are there."""
+    if PUBLISHED.is_file():
+        return "published passages and completions", _published(number)
+    return "built-in corpus", _builtin()
 
 
 def uniform_jobs(n: int, length: int, rank: int, vocabulary: int, steps: int = 1) -> list[AdaptJob]:
@@ -80,9 +84,9 @@ def uniform_jobs(n: int, length: int, rank: int, vocabulary: int, steps: int = 1
     ]
 
 
-def _published() -> list[tuple[Task, str]]:
+def _published(number: int) -> list[tuple[Task, str]]:
     records = json.loads(PUBLISHED.read_text("utf-8"))
-    return [(_task(i, r), r["completions"][0]) for i, r in enumerate(records)]
+    return [(_task(i, r), r["completions"][number % len(r["completions"])]) for i, r in enumerate(records)]
 
 
 def _task(number: int, record: dict[str, object]) -> Task:

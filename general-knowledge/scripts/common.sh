@@ -56,7 +56,12 @@ run() {
 # yes NAME: whether a switch is on
 yes() { [[ "${!1}" == 1 || "${!1}" == true || "${!1}" == yes ]]; }
 
+# options that several scripts share
+draws=(--temperature "$SEAL_TEMPERATURE" --top-p "$SEAL_TOP_P" --max-tokens "$SEAL_MAX_TOKENS")
+asked=("$SEAL_DATASET" --out "$SEAL_DATA" --prompt "$SEAL_PROMPT" --start "$SEAL_START" --n "$SEAL_N"
+  --k "$SEAL_K" --seed "$SEAL_SEED" "${draws[@]}")
 lora=(--lora-rank "$SEAL_LORA_RANK" --lora-alpha "$SEAL_LORA_ALPHA" --seed "$SEAL_SEED")
+steps=(--epochs "$SEAL_EPOCHS" --lr "$SEAL_LR" --batch-size "$SEAL_BATCH_SIZE" --grad-accum "$SEAL_GRAD_ACCUM")
 place=(--device "$SEAL_DEVICE" --dtype "$SEAL_DTYPE")
 judge=(--grader "$SEAL_GRADER" --judge-url "$SEAL_JUDGE_URL" --judge-model "$SEAL_JUDGE_MODEL"
   --judge-key-env "$SEAL_JUDGE_KEY_ENV")

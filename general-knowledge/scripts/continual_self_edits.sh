@@ -19,5 +19,4 @@ source "$SEAL_ROOT/general-knowledge/scripts/common.sh"
 run "$SEAL_BIN" continual "$SEAL_DATASET" --model "$SEAL_MODEL" "${place[@]}" "${judge[@]}" \
   --out "$SEAL_OUT/continual/continual_$SEAL_NAME.json" --prompt "$SEAL_PROMPT" \
   --edits "$SEAL_EDITS" --sequences "$SEAL_SEQUENCES" --methods "$SEAL_METHODS" "${split[@]}" \
-  --epochs "$SEAL_EPOCHS" --lr "$SEAL_LR" --batch-size "$SEAL_BATCH_SIZE" --grad-accum "$SEAL_GRAD_ACCUM" \
-  --temperature "$SEAL_TEMPERATURE" --top-p "$SEAL_TOP_P" --max-tokens "$SEAL_MAX_TOKENS" "${lora[@]}"
+  "${lora[@]}" "${steps[@]}" "${draws[@]}"

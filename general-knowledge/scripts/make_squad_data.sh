@@ -16,7 +16,4 @@ SEAL_SCRIPT=general-knowledge/scripts/make_squad_data.sh
 # shellcheck source=common.sh
 source "$SEAL_ROOT/general-knowledge/scripts/common.sh"
 
-run "$SEAL_BIN" make-data "$SEAL_DATASET" --out "$SEAL_DATA" --prompt "$SEAL_PROMPT" \
-  --start "$SEAL_START" --n "$SEAL_N" --k "$SEAL_K" --seed "$SEAL_SEED" \
-  --temperature "$SEAL_TEMPERATURE" --top-p "$SEAL_TOP_P" --max-tokens "$SEAL_MAX_TOKENS" \
-  --model "$SEAL_MODEL" "${place[@]}"
+run "$SEAL_BIN" make-data "${asked[@]}" --model "$SEAL_MODEL" "${place[@]}"

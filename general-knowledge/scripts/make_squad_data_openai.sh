@@ -16,8 +16,6 @@ SEAL_SCRIPT=general-knowledge/scripts/make_squad_data_openai.sh
 # shellcheck source=common.sh
 source "$SEAL_ROOT/general-knowledge/scripts/common.sh"
 
-run "$SEAL_BIN" make-data "$SEAL_DATASET" --out "$SEAL_DATA" --prompt "$SEAL_PROMPT" \
-  --start "$SEAL_START" --n "$SEAL_N" --k "$SEAL_K" --seed "$SEAL_SEED" \
-  --temperature "$SEAL_TEMPERATURE" --top-p "$SEAL_TOP_P" --max-tokens "$SEAL_MAX_TOKENS" \
+run "$SEAL_BIN" make-data "${asked[@]}" \
   --base-url "$SEAL_BASE_URL" --server-model "$SEAL_SERVER_MODEL" --api "$SEAL_API" \
   --api-key-env "$SEAL_API_KEY_ENV"

@@ -20,8 +20,7 @@ if yes SEAL_SHUTDOWN && ! yes SEAL_LOCAL; then where+=(--shutdown-server); fi
 status=0
 run "$SEAL_BIN" query --data "$SEAL_DATA" --out "$SEAL_OUT/query/run_$SEAL_NAME.json" \
   --n "$SEAL_N" --k "$SEAL_K" --eval-times "$SEAL_EVAL_TIMES" --exp-name "$SEAL_NAME" "${split[@]}" \
-  --epochs "$SEAL_EPOCHS" --lr "$SEAL_LR" --batch-size "$SEAL_BATCH_SIZE" --grad-accum "$SEAL_GRAD_ACCUM" \
-  "${lora[@]}" "${where[@]}" || status=$?
+  "${lora[@]}" "${steps[@]}" "${where[@]}" || status=$?
 # a query that failed for good leaves no server running for nobody
 if ((status)) && yes SEAL_SHUTDOWN && [[ -n "${SEAL_SERVER_JOB:-}" ]]; then scancel "$SEAL_SERVER_JOB"; fi
 exit "$status"

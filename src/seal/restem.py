@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seal.errors import ConfigError, DataError, ModelError
 from seal.models.checkpoint import save_checkpoint
-from seal.models.gguf import no_progress_bars
-from seal.models.lora import Factors, LoRAWrapper, merged
+from seal.models.lora import Factors, LoRAWrapper
+from seal.models.merge import merged
 from seal.records import LoRARecipe, Reward, SelfEdit, TrainRow
 from seal.seeds import derive
 
@@ -198,7 +198,7 @@ class ReSTEMOptimizer:
 def save_merged(loaded: LoadedModel, factors: Factors, sft: LoRARecipe, folder: str | Path) -> str:
     """Save `loaded` with the trained factors folded in, as a checkpoint; its version."""
     model, scale = loaded.model, sft.alpha / sft.rank
-    with _as_it_was(model), no_progress_bars(), merged(model, factors, scale) as policy:
+    with _as_it_was(model), merged(model, factors, scale) as policy:
         return save_checkpoint(policy, loaded.tokenizer, folder)
 
 

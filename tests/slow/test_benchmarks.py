@@ -53,3 +53,19 @@ def test_flops_of_a_token_equal_a_count_by_hand() -> None:
     low_rank = 2 * 2 * ((64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3)
     attention = 12 * 5 * (2 * 4 * 16)
     assert float(done.stdout) == pytest.approx(4 * (frozen + head * labelled) + 6 * low_rank + attention)
+
+
+@pytest.mark.timeout(600)
+def test_the_server_under_load(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.serve_load", "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=500)
+    result = json.loads((tmp_path / "serve_load.json").read_text())
+    for name in ("shared_and_alone", "shared_and_in_process"):
+        found = result[name]
+        assert found["compared"] == found["equal"] == 16
+    assert result["front"]["busy"] == result["front"]["sent_at_once"] - result["front"]["capacity"]
+    assert result["front"]["trained"] == result["front"]["capacity"] + result["front"]["memory_requests"]
+    assert result["throughput"]["refusals"] > 0
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "16 of 16" in page
+    assert page.count("|---|") == 1

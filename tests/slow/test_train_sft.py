@@ -93,7 +93,7 @@ def test_every_field_of_a_job_is_an_option_with_the_same_default() -> None:
         (["--schedule", "steps"], "schedule is steps"),
         (["--targets", "c_attn"], "'c_attn' names no linear layer"),
         (["--model", "no/such"], "no/such"),
-        (["--zero3", "--device", "cpu"], "DeepSpeed"),
+        (["--zero3", "--device", "cpu"], "ZeRO-3"),
     ],
 )
 def test_bad_settings_are_one_line(

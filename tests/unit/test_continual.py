@@ -14,18 +14,9 @@ from seal.errors import AdaptError, ConfigError, DataError
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.models.lora import LoRAWrapper
-from seal.recipes.continual import (
-    ContinualSettings,
-    Tools,
-    _fold,
-    _matrices,
-    _read_factors,
-    _restored,
-    _summary,
-    continual,
-    heat_map,
-    table,
-)
+from seal.models.merge import fold, restored
+from seal.recipes.continual import ContinualSettings, Tools, _read_factors, continual
+from seal.recipes.continual_report import heat_map, matrices, summary, table
 from seal.records import AdaptJob, LoRARecipe, Sampling, TrainRow
 from seal.serve.messages import TTTRequest
 
@@ -142,8 +133,8 @@ def test_merging_equals_pefts_merge(family: str, tiny: Any, tmp_path: Path) -> N
     wrapper.load(tmp_path / "adapter")
     merged = dict(wrapper.merge().named_parameters())
     untouched = dict(tiny(family).model.named_parameters())
-    with _restored(loaded):
-        _fold(loaded, factors, 1.0)
+    with restored(loaded.model, factors):
+        fold(loaded.model, factors, 2.0)
         changed = 0
         for name, weight in loaded.model.named_parameters():
             assert torch.allclose(weight, merged[name], atol=1e-6), name
@@ -154,13 +145,27 @@ def test_merging_equals_pefts_merge(family: str, tiny: Any, tmp_path: Path) -> N
 
 def test_matrices_and_summary_by_hand() -> None:
     chains = [[[0.2, 0.4], [0.8], [0.5, 1.0]], [[0.0, 0.2], [0.4], [0.3, 0.6]]]
-    mean, std = _matrices(chains)
+    mean, std = matrices(chains)
     assert mean == [pytest.approx([0.1, 0.3]), pytest.approx([0.6, 0.0]), pytest.approx([0.4, 0.8])]
     assert std[1] == pytest.approx([statistics.stdev([0.8, 0.4]), 0.0])
-    summary = {name: part["mean"] for name, part in _summary(chains, 0).items()}
-    assert summary == pytest.approx(
-        {"unedited": 0.2, "learned": 0.7, "retained": 0.6, "gained": 0.5, "kept": 0.4, "forgotten": 0.1}
+    first = [[[0.2, 0.4], [0.8], [0.5, 0.8]], [[0.0, 0.2], [0.4], [0.1, 0.2]]]
+    parts = summary(chains, first, 0)
+    assert {name: part["mean"] for name, part in parts.items()} == pytest.approx(
+        {
+            "unedited": 0.2,
+            "learned": 0.7,
+            "retained": 0.6,
+            "gained": 0.5,
+            "kept": 0.4,
+            "forgotten": 0.1,
+            "learned_more": 0.15,
+            "retained_more": 0.2,
+        }
     )
+    assert parts["retained_more"]["interval"] == [0.1, 0.3]
+    shown = table({"methods": {"a": {"summary": summary(first, first, 0)}, "b": {"summary": parts}}})
+    assert shown.splitlines()[2].endswith("|  |  |")
+    assert shown.splitlines()[3].endswith("| +15.0 [+10.0, +20.0] | +20.0 [+10.0, +30.0] |")
 
 
 def test_bad_settings_and_failed_edits_are_loud(settings: ContinualSettings, tiny: Any) -> None:

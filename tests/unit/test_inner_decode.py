@@ -23,7 +23,8 @@ from seal.inner.packing import Pack, pack
 from seal.inner.runtime import Runtime
 from seal.inner.stack import share_out, stack_up
 from seal.models.load import LoadedModel
-from seal.models.lora import LoRAWrapper, merged
+from seal.models.lora import LoRAWrapper
+from seal.models.merge import merged
 from seal.records import LoRARecipe, Sampling
 
 # PEFT still asks transformers for this name.

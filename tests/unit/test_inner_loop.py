@@ -69,6 +69,32 @@ def test_jobs_are_taken_when_there_is_room_and_outcomes_come_early() -> None:
     assert len(list(outcomes)) == 11
 
 
+def test_jobs_join_while_others_train_and_nobody_waits_for_company() -> None:
+    """A client that waits for its outcome before it asks again keeps its slot, and the long job goes on."""
+    short, long = replace(RECIPE, epochs=2), replace(RECIPE, epochs=40)
+    asked = ["first"]
+    told: list[str] = []
+
+    def source() -> Iterator[AdaptJob | None]:
+        yield job("long", 9, long)
+        while "third" not in told:
+            yield job(asked.pop(), len(told), short) if asked else None
+
+    loop = LocalInnerLoop(fresh(), LexicalGrader(), slots=2)
+    outcomes = {}
+    for outcome in loop.run(source()):
+        outcomes[outcome.job_id] = outcome
+        told.append(outcome.job_id)
+        if len(told) < 3:
+            asked.append(("second", "third")[len(told) - 1])
+    assert told == ["first", "second", "third", "long"]
+    alone = LocalInnerLoop(fresh(), LexicalGrader())
+    for i, name in enumerate(("first", "second", "third")):
+        same_outcome(*alone.run([job(name, i, short)]), outcomes[name])
+    same_outcome(*alone.run([job("long", 9, long)]), outcomes["long"])
+    assert list(loop.run([None, job("never asked for")])) == []
+
+
 def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two probes in eight jobs of two runs: 16 adapted prompts and 2 bare ones are read, no more."""
     loop = LocalInnerLoop(fresh(), None)

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, get_scheduler
 from seal.errors import AdaptError, ConfigError, ModelError
 from seal.inner.schedule import epoch_order, init_lora, learning_rate, step_rows, total_steps
 from seal.models.builtin import FAMILIES, PREFIX, build
-from seal.models.lora import LoRAWrapper, linear_modules, merged, row_loss, target_modules
+from seal.models.lora import LoRAWrapper, linear_modules, row_loss, target_modules
+from seal.models.merge import merged
 from seal.records import LoRARecipe, TrainRow
 
 #: PEFT asks transformers for a deprecated name; the wrapper silences it, bare PEFT in these tests does not.

@@ -6,6 +6,7 @@ The engine here is a small `InnerLoop` that the tests can hold and release; the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import socket
@@ -33,9 +34,9 @@ from seal.records import (
     TrainRow,
     Verdict,
 )
-from seal.serve.client import Link, RemoteInnerLoop, TTTClient
-from seal.serve.messages import Limits
-from seal.serve.requests import Requests
+from seal.serve.client import Link, RemoteInnerLoop, RemoteTTT, TTTClient
+from seal.serve.messages import Limits, TTTRequest
+from seal.serve.requests import Answered, Ask, Requests
 from seal.serve.security import is_loopback, make_keys, read_allowed, read_keys, read_public
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings
@@ -57,7 +58,7 @@ class HeldLoop:
     def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
         taken: list[AdaptJob] = []
         self.seen.append(taken)
-        taken.extend(jobs)
+        taken.extend(itertools.takewhile(lambda job: job is not None, jobs))
         assert self.gate.wait(20)
         for job in taken:
             if self.poison and any(
@@ -435,3 +436,20 @@ def test_leaving_early_cancels_what_waits(tiny: Any) -> None:
             running.close()
             until(lambda: ask(address, envelope("status"))["queued"] == 0)
             first.recv_json()
+
+
+def test_a_waiting_client_is_told_now_and_then(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("seal.serve.client._TELL_S", 0.0)
+    with serving(tiny, beat_s=0.02) as (address, inner, _), caplog.at_level("INFO", "seal.serve"):
+        inner.gate.clear()
+        asks = [Ask("a", TTTRequest.model_validate(REQUEST), 1)]
+        answered: list[Answered] = []
+        thread = threading.Thread(target=lambda: answered.extend(RemoteTTT(Link(address)).run(asks)))
+        thread.start()
+        until(lambda: any("1 under way at the server; one waits 0 s, running" in m for m in caplog.messages))
+        inner.gate.set()
+        thread.join(20)
+    assert [a.id for a in answered] == ["a"]
+    assert answered[0].reply is not None

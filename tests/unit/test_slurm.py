@@ -79,7 +79,7 @@ def test_every_script_calls_its_verb_with_options_it_knows(
         assert parameters["model"] == "Qwen/Qwen2.5-7B"
     if script == "query_server":
         assert (parameters["n"], parameters["k"], parameters["repeats"]) == (50 if changes else 8, 5, 3)
-        assert (parameters["rank"], parameters["alpha"], parameters["epochs"]) == (32, 64.0, 10)
+        assert (parameters["lora_rank"], parameters["lora_alpha"], parameters["epochs"]) == (32, 64.0, 10)
         assert (parameters["server"] is None) is bool(changes)
 
 

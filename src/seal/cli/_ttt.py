@@ -1,142 +1,109 @@
-"""Options that the general-knowledge verbs share, and what they are turned into."""
+"""Where text requests are trained and answered, a server or this process, and how verbs end early."""
 
 from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
+from seal.cli._options import Grading, Place
 from seal.errors import ConfigError, ServeError
 
 if TYPE_CHECKING:
     from seal.grading import Grader
-    from seal.inner.protocol import InnerLoop
+    from seal.inner.loop import LocalInnerLoop
     from seal.models.load import LoadedModel
     from seal.serve.client import Link
-    from seal.serve.messages import TTTRequest
     from seal.serve.requests import TTT
 
-Server = Annotated[
-    str | None, Option(help="TTT server: tcp://host:port, or the --endpoint-file of `seal serve`.")
-]
-Local = Annotated[str | None, Option(metavar="MODEL", help="Measure in this process, with this model.")]
-Wait = Annotated[float, Option(help="Seconds to wait for the server to come up.")]
-Keys = Annotated[Path | None, Option(help="This client's key_secret file, for a server with CURVE keys.")]
-ServerKey = Annotated[Path | None, Option(help="The server's .key file; not needed with an endpoint file.")]
-Device = Annotated[str, Option(help="auto, cpu, mps, cuda or cuda:1.")]
-Dtype = Annotated[str, Option(help="auto, float32 or bfloat16.")]
-GraderKind = Annotated[str, Option("--grader", help="lexical (offline) or judge (an LLM).")]
-JudgeUrl = Annotated[str, Option(help="The judge's OpenAI-compatible address; default: OpenAI's.")]
-JudgeModel = Annotated[str, Option(help="The judge's model.")]
-JudgeKey = Annotated[str, Option("--judge-key-env", help="Variable that holds the judge's key.")]
-Data = Annotated[Path, Option(help="Generated data (`seal make-data`).")]
-Out = Annotated[Path, Option(help="Result file; the same command goes on with an unfinished one.")]
-Articles = Annotated[int | None, Option("--n", min=1, help="Articles; default: all.")]
-Completions = Annotated[int | None, Option("--k", min=0, help="Completions an article; default: all.")]
-Split = Annotated[bool, Option(help="Every line of a completion is a sequence of its own.")]
-Seed = Annotated[int, Option(min=0, help="Every other seed derives from it.")]
-Rank = Annotated[int, Option("--lora-rank", min=1, help="LoRA rank.")]
-Alpha = Annotated[float, Option("--lora-alpha", help="LoRA alpha.")]
-Dropout = Annotated[float, Option("--lora-dropout", help="LoRA dropout.")]
-Epochs = Annotated[int, Option("--epochs", min=0, help="Passes over the sequences.")]
-Rate = Annotated[float, Option("--lr", help="Peak learning rate.")]
-Batch = Annotated[int, Option("--batch-size", min=1, help="Sequences in one forward pass.")]
-Accumulation = Annotated[int, Option("--grad-accum", min=1, help="Forward passes an update.")]
-LogLevel = Annotated[str, Option(help="DEBUG, INFO, WARNING or ERROR.")]
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A TTT server, or a model in this process."""
+
+    server: Annotated[
+        str | None, Option(help="TTT server: tcp://host:port, or the --endpoint-file of `seal serve`.")
+    ] = None
+    local: Annotated[
+        str | None, Option(metavar="MODEL", help="No server: measure in this process, with this model.")
+    ] = None
+    wait: Annotated[float, Option(help="Seconds to wait for the server to come up.")] = 0.0
+    keys: Annotated[
+        Path | None, Option(help="This client's key_secret file, for a server with CURVE keys.")
+    ] = None
+    server_key: Annotated[
+        Path | None, Option(help="The server's .key file; not needed with an endpoint file.")
+    ] = None
+
+    def check(self) -> None:
+        """Raise `ConfigError` unless it is exactly one of the two."""
+        if (self.server is None) == (self.local is None):
+            raise ConfigError(
+                "one of --server and --local is needed", "name a server, or a model to load here"
+            )
+
+    def ttt(self, place: Place, grading: Grading) -> TTT:
+        """Text requests answered by the server, once it is up, or here."""
+        if self.local is None:
+            from seal.serve.client import RemoteTTT
+
+            return RemoteTTT(self.link(self.wait))
+        from seal.serve.requests import LocalTTT, Requests
+
+        grader = grading.make()
+        loaded = place.load(self.local)
+        return LocalTTT(engine(loaded, grader), Requests(loaded))
+
+    def shut_down(self) -> None:
+        """End the server."""
+        from seal.serve.client import TTTClient
+
+        TTTClient(self.link(5.0)).command("shutdown")
+
+    def link(self, wait: float) -> Link:
+        """How to reach the server.
+
+        Raises:
+            ConfigError: `server` is neither an address nor an endpoint file, or it wants keys.
+            ServeError: it is not up after `wait` seconds.
+        """
+        until = time.monotonic() + wait
+        while True:
+            try:
+                return self._found(until)
+            except ServeError:
+                if time.monotonic() >= until:
+                    raise
+
+    def _found(self, until: float) -> Link:
+        """The link to a server that answers now."""
+        from seal.serve.client import Link, TTTClient
+        from seal.serve.security import read_keys, read_public
+
+        server = self.server or ""
+        found = {"endpoint": server} if "://" in server else _endpoint(Path(server), until)
+        public = read_public(self.server_key) if self.server_key else str(found.get("server_key", ""))
+        if public and self.keys is None:
+            raise ConfigError("the server wants a client key", "give --keys FILE")
+        keys = read_keys(self.keys) if self.keys else None
+        patience = max(1.0, min(5.0, until - time.monotonic()))
+        TTTClient(Link(str(found["endpoint"]), patience, server_key=public, keys=keys)).command("health")
+        return Link(str(found["endpoint"]), server_key=public, keys=keys)
 
 
-def recipe(
-    rank: int, alpha: float, dropout: float, epochs: int, lr: float, batch: int, accumulation: int
-) -> TTTRequest:
-    """The LoRA settings as a request without texts. Raises `ConfigError` where one is out of range."""
-    from pydantic import ValidationError
-
-    from seal.serve.messages import TTTRequest
-
-    try:
-        return TTTRequest(
-            lora_rank=rank,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            finetune_epochs=epochs,
-            finetune_lr=lr,
-            batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{first['loc'][0]}: {first['msg']}, given {first['input']!r}") from None
-
-
-def make_grader(kind: str, url: str, model: str, key_env: str) -> Grader:
-    """The grader of the answers."""
-    from seal import grading
-
-    if kind == "judge":
-        return grading.make_grader("judge", base_url=url, model=model, api_key_env=key_env)
-    return grading.make_grader(kind)
-
-
-def load(name: str, device: str, dtype: str) -> LoadedModel:
-    """Load a model, quietly."""
-    from seal.models.load import load_model
-
-    return load_model(name, device, dtype)
-
-
-def engine(loaded: LoadedModel, grader: Grader | None, slots: int | None = None) -> InnerLoop:
+def engine(loaded: LoadedModel, grader: Grader | None, slots: int | None = None) -> LocalInnerLoop:
     """The engine of this process."""
     from seal.inner.loop import LocalInnerLoop
 
     return LocalInnerLoop(loaded, grader, slots=slots)
-
-
-def local_ttt(loaded: LoadedModel, grader: Grader) -> TTT:
-    """Text requests answered in this process."""
-    from seal.serve.requests import LocalTTT, Requests
-
-    return LocalTTT(engine(loaded, grader), Requests(loaded))
-
-
-def remote_ttt(server: str, wait: float, keys: Path | None, server_key: Path | None) -> TTT:
-    """Text requests answered by a server that is up, at the latest after `wait` seconds."""
-    from seal.serve.client import RemoteTTT
-
-    return RemoteTTT(link(server, wait, keys, server_key))
-
-
-def link(server: str, wait: float, keys: Path | None, server_key: Path | None) -> Link:
-    """How to reach the server.
-
-    Raises:
-        ConfigError: `server` is neither an address nor an endpoint file, or it wants keys.
-        ServeError: it is not up after `wait` seconds.
-    """
-    from seal.serve.client import Link, TTTClient
-    from seal.serve.security import read_keys, read_public
-
-    until = time.monotonic() + wait
-    while True:
-        try:
-            found: dict[str, Any] = (
-                {"endpoint": server} if "://" in server else _endpoint(Path(server), until)
-            )
-            public = read_public(server_key) if server_key else str(found.get("server_key", ""))
-            if public and keys is None:
-                raise ConfigError("the server wants a client key", "give --keys FILE")
-            made = Link(str(found["endpoint"]), server_key=public, keys=read_keys(keys) if keys else None)
-            left = max(1.0, min(5.0, until - time.monotonic()))
-            TTTClient(Link(made.endpoint, left, server_key=made.server_key, keys=made.keys)).command("health")
-            return made
-        except ServeError:
-            if time.monotonic() >= until:
-                raise
 
 
 def _endpoint(path: Path, until: float) -> dict[str, Any]:
@@ -168,6 +135,11 @@ def interruptible(level: str, again: str) -> Iterator[None]:
         raise Interrupted(f"interrupted; {again}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def say_next(command: str) -> None:
+    """The step after this one, on stderr, so that a script can read the path on stdout."""
+    print(f"next: {command}", file=sys.stderr)
 
 
 def percent(mean: float | None, bounds: list[float] | None) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from seal.cli import _ttt
+
 
 def build_sft(
     run: Annotated[Path, Argument(help="Result file of `seal query` (run_<timestamp>.json).")],
@@ -29,3 +31,4 @@ def build_sft(
     if built.no_better:
         print(f"{built.no_better} kept completions are not better than the baseline")
     print(built.path)
+    _ttt.say_next(f"seal train-sft {built.path} --model MODEL --output-dir FOLDER")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from seal.cli import _ttt
+from seal.cli import _options, _ttt
 from seal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from seal.records import Task
 
 
+@_options.grouped
 def make_data(
+    *,
     dataset: Annotated[str, Argument(help="Passages: a SQuAD or SEAL JSON file, a folder, or builtin.")],
     out: Annotated[Path, Option(help="The JSON file to write; <out>.meta comes beside it.")],
     prompt: Annotated[
@@ -36,30 +38,25 @@ def make_data(
     start: Annotated[int, Option(min=0, help="First passage of the official shuffle (seed 42).")] = 0,
     n: Annotated[int | None, Option(min=1, help="Passages; default: all.")] = None,
     k: Annotated[int, Option(min=1, help="Completions a passage.")] = 5,
-    temperature: Annotated[float, Option(min=0, help="Sampling temperature.")] = 1.0,
-    top_p: Annotated[float, Option(help="Nucleus sampling.")] = 0.95,
-    max_tokens: Annotated[int, Option(min=1, help="Longest completion, in tokens.")] = 8192,
-    seed: _ttt.Seed = 0,
+    draws: _options.Draws,
+    seed: _options.Seed = 0,
     batch: Annotated[int, Option(min=1, help="Completions asked for at once.")] = 32,
-    device: _ttt.Device = "auto",
-    dtype: _ttt.Dtype = "auto",
-    log_level: _ttt.LogLevel = "INFO",
+    place: _options.Place,
+    log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Write the data set in SEAL's own format. The same command goes on where it was interrupted."""
     if (model is None) == (base_url is None):
         raise ConfigError("one of --model and --base-url is needed", "name a local model, or a server")
     if api not in ("chat", "completions"):
         raise ConfigError(f"--api is {api!r}", "choose chat or completions")
-    if not 0 < top_p <= 1:
-        raise ConfigError(f"--top-p is {top_p}", "give a number above 0, at most 1")
     from seal.recipes.make_data import DataSettings
     from seal.recipes.make_data import make_data as run
-    from seal.records import Sampling
 
+    sampling = draws.sampling()
     with _ttt.interruptible(log_level, "the same command goes on"):
         generator: Generator
         if model is not None:
-            generator, prompt_of = _local(model, prompt, device, dtype)
+            generator, prompt_of = _local(model, prompt, place)
         else:
             generator, prompt_of = _remote(
                 base_url or "", server_model, api, api_key_env, concurrency, prompt
@@ -71,19 +68,20 @@ def make_data(
             start=start,
             n=n,
             k=k,
-            sampling=Sampling(temperature, top_p, max_tokens),
+            sampling=sampling,
             seed=seed,
             batch=batch,
         )
         print(run(settings, generator, prompt_of))
+    _ttt.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")
 
 
-def _local(model: str, prompt: str, device: str, dtype: str) -> tuple[Generator, Callable[[Task], str]]:
+def _local(model: str, prompt: str, place: _options.Place) -> tuple[Generator, Callable[[Task], str]]:
     from seal.domains.knowledge import KnowledgeIncorporation
     from seal.inner.loop import LocalGenerator
 
     domain = KnowledgeIncorporation(prompt)
-    loaded = _ttt.load(model, device, dtype)
+    loaded = place.load(model)
     return LocalGenerator(loaded), lambda task: domain.prompt_for(task, loaded.tokenizer)
 
 

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from seal.cli import _ttt
+from seal.cli import _options, _ttt
 from seal.errors import ConfigError
 
 
+@_options.grouped
 def serve(
+    *,
     model: Annotated[str | None, Option(help="Hub id, folder, .gguf file or built-in name.")] = None,
     host: Annotated[str, Option(help="Interface; any but loopback needs --keys and --allow.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0: any free port.")] = 5555,
@@ -44,14 +46,10 @@ def serve(
     max_tokens: Annotated[int, Option(min=1, help="Training tokens of a request.")] = 2_000_000,
     max_rank: Annotated[int, Option(min=1, help="LoRA rank of a request.")] = 256,
     max_epochs: Annotated[int, Option(min=0, help="Epochs of a request.")] = 100,
-    grader: _ttt.GraderKind = "lexical",
-    judge_url: _ttt.JudgeUrl = "",
-    judge_model: _ttt.JudgeModel = "gpt-4.1",
-    judge_key_env: _ttt.JudgeKey = "",
-    seed: _ttt.Seed = 0,
-    device: _ttt.Device = "auto",
-    dtype: _ttt.Dtype = "auto",
-    log_level: _ttt.LogLevel = "INFO",
+    grading: _options.Grading,
+    seed: _options.Seed = 0,
+    place: _options.Place,
+    log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Serve until a client's shutdown, Ctrl-C, SIGTERM or SIGUSR1; running jobs are finished first."""
     from seal.serve.messages import Limits
@@ -90,8 +88,8 @@ def serve(
         adapters=adapters,
     )
     settings.check()
-    judge = _ttt.make_grader(grader, judge_url, judge_model, judge_key_env)
-    loaded = _ttt.load(model, device, dtype)
+    judge = grading.make()
+    loaded = place.load(model)
     inner = _ttt.engine(loaded, judge, slots)
     server = TTTServer(inner, Requests(loaded), settings, Store(store or "", loaded.version), model)
     try:

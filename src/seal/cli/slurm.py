@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,3 +38,4 @@ def slurm(
         return
     for step, job in cluster.submit(jobs, os.environ).items():
         print(f"{step}: job {job}")
+    print("see them: squeue --me; logs: general-knowledge/logs", file=sys.stderr)

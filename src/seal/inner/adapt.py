@@ -136,18 +136,28 @@ def check_rows(rows: Sequence[TrainRow], runtime: Runtime) -> None:
         runtime.check_tokens(row.ids)
 
 
-def train(runtime: Runtime, jobs: Iterable[AdaptJob], slots: int, token_budget: int) -> Iterator[Trained]:
+def train(
+    runtime: Runtime, jobs: Iterable[AdaptJob | None], slots: int, token_budget: int
+) -> Iterator[Trained | None]:
     """Train `jobs`, at most `slots` at a time, and yield each as it finishes.
 
     A job without rows or epochs comes back at once with no adapter. A job that cannot be trained comes back
-    with its error and disturbs no other.
+    with its error and disturbs no other. None among the jobs (there is none now) is passed on; they are asked
+    again after the next round, and it is the end when nothing is in training.
     """
     waiting = iter(jobs)
     free = _Slots(runtime)
     active: list[Fit] = []
     while True:
         fresh: list[tuple[AdaptJob, Layout]] = []
-        while len(active) + len(fresh) < slots and (job := next(waiting, None)) is not None:
+        while len(active) + len(fresh) < slots:
+            try:
+                job = next(waiting)
+            except StopIteration:
+                break
+            if job is None:
+                yield None
+                break
             if not job.rows or not job.recipe.epochs:
                 yield Trained(job, None)
                 continue

@@ -102,22 +102,33 @@ class LocalInnerLoop:
         self.token_budget = token_budget or default_token_budget(self.runtime.device)
         self._decoder = _decoder(loaded, self.runtime)
         self._baselines: dict[Probe, Answer] = {}
+        self._answering_s = 0.0
 
-    def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
-        """Train and answer `jobs`; outcomes come as adapters finish, `slots` at a time."""
+    def run(self, jobs: Iterable[AdaptJob | None]) -> Iterator[AdaptOutcome]:
+        """Train and answer `jobs`; outcomes come as adapters finish, `slots` at a time.
+
+        While the jobs have none to offer (see `OpenInnerLoop`) an empty slot costs little and answering holds
+        up all training: finished adapters then wait for company only as long as answering took last time.
+        """
         ready: list[Trained] = []
+        since = 0.0
         for trained in train(self.runtime, jobs, self.slots, self.token_budget):
-            if trained.error is not None:
+            if trained is not None and trained.error is not None:
                 yield _failed(trained, trained.error)
                 continue
-            ready.append(trained)
-            if len(ready) >= self.slots:
+            if trained is not None:
+                since = since if ready else time.monotonic()
+                ready.append(trained)
+            waited = time.monotonic() - since
+            if len(ready) >= self.slots or (trained is None and waited >= self._answering_s):
                 yield from self._answer(ready)
                 ready = []
         yield from self._answer(ready)
 
     def _answer(self, ready: Sequence[Trained]) -> Iterator[AdaptOutcome]:
         """Answer every probe of trained jobs, with and without their adapters, in shared batches."""
+        if not ready:
+            return
         started = time.perf_counter()
         good: list[Trained] = []
         for trained in ready:
@@ -142,7 +153,8 @@ class LocalInnerLoop:
         self._baselines |= {p: a for p, a in fresh.items() if a.verdict is not Verdict.ERROR}
         while len(self._baselines) > BASELINES_KEPT:
             self._baselines.pop(next(iter(self._baselines)))
-        seconds = (time.perf_counter() - started) / max(1, len(good))
+        self._answering_s = time.perf_counter() - started
+        seconds = self._answering_s / max(1, len(good))
         for trained in good:
             baseline: tuple[Answer, ...] = ()
             if _needs_baseline(trained):

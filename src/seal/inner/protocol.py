@@ -18,6 +18,17 @@ class InnerLoop(Protocol):
 
 
 @runtime_checkable
+class OpenInnerLoop(InnerLoop, Protocol):
+    """An engine that jobs can join while it works, as a server's queue brings them."""
+
+    def run(self, jobs: Iterable[AdaptJob | None]) -> Iterator[AdaptOutcome]:
+        """As `InnerLoop.run`. None among the jobs means that there is none now: they are asked again while
+        others are in training, and it is the end once nothing is.
+        """
+        ...
+
+
+@runtime_checkable
 class Generator(Protocol):
     """Writes completions. The same prompt, sampling and seed give the same text on the same engine."""
 

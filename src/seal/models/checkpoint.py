@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,20 @@ def folder_version(folder: Path) -> str:
     return identity(config, weights)
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Silence the bars of transformers, which last a second and would break a run's own display."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> str:
     """Save model and tokenizer in `folder`, with a manifest; return the version `load_model` will report.
 
@@ -95,7 +110,8 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     """
 
     def write(target: Path) -> None:
-        model.save_pretrained(target)
+        with no_progress_bars():
+            model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
     return write_checkpoint(Path(folder), write)

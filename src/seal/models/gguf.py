@@ -7,14 +7,19 @@ data file: the wheel's code is never imported and its dependencies are not neede
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from seal.errors import ModelError
-from seal.models.checkpoint import cache_dir, file_digest, one_line, verify_checkpoint, write_checkpoint
+from seal.models.checkpoint import (
+    cache_dir,
+    file_digest,
+    no_progress_bars,
+    one_line,
+    verify_checkpoint,
+    write_checkpoint,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -129,17 +134,3 @@ def _convert(path: Path, target: Path) -> None:
     model.config.__dict__.pop("quantization_config", None)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Silence the bars of transformers, which last a second and would break a run's own display."""
-    from transformers.utils import logging as bars
-
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()

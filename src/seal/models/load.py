@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from seal.errors import ModelError
 from seal.models import builtin, gguf
-from seal.models.checkpoint import MANIFEST, folder_version, one_line, verify_checkpoint
+from seal.models.checkpoint import MANIFEST, folder_version, no_progress_bars, one_line, verify_checkpoint
 from seal.self_edit import chat_prompt
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with gguf.no_progress_bars():
+        with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,

@@ -326,29 +326,6 @@ def row_loss(model: Any, row: TrainRow) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, ids[0, labelled], reduction="sum")
 
 
-@contextmanager
-def merged(model: PreTrainedModel, factors: Factors, scale: float) -> Iterator[PreTrainedModel]:
-    """`model` with scale · B·A added to its weights inside the block; bit for bit as before afterwards.
-
-    Costs a copy of the changed weights in main memory.
-    """
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    before: dict[str, Tensor] = {}
-    with torch.no_grad():
-        try:
-            for name, (a, b) in factors.items():
-                layer: Any = model.get_submodule(name)
-                before[name] = layer.weight.detach().cpu().clone()
-                delta = (b @ a) * scale  # (out, in)
-                layer.weight += (delta.T if isinstance(layer, Conv1D) else delta).to(layer.weight.device)
-            yield model
-        finally:
-            for name, weight in before.items():
-                model.get_submodule(name).get_parameter("weight").copy_(weight)
-
-
 def _attach(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Put the adapter on `model`. PEFT's own start values are replaced: drawing them leaves no trace."""
     import torch

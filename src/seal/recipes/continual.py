@@ -9,7 +9,7 @@ Beside the official procedure there are ways to forget less, all on the same seq
 - `replay+gate`: both.
 
 Difference from the official script: the self-edits of a passage are drawn from seeds that depend on the
-passage and its place, and every answer is kept.
+passage and its place, so that every method starts from the same ones, and they are kept.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from __future__ import annotations
 import logging
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from seal.data.loader import load_tasks
 from seal.errors import AdaptError, ConfigError, DataError
-from seal.recipes.articles import interval, open_journal, write_json
+from seal.models.lora import linear_modules
+from seal.models.merge import fold, merged, restored
+from seal.recipes.articles import open_journal, write_json
+from seal.recipes.continual_report import matrices, summary
 from seal.recipes.make_data import SAMPLING
 from seal.recipes.query import lora_params
 from seal.records import AdaptJob, AdaptOutcome, Probe, Sampling, Task, TrainRow
@@ -36,10 +38,9 @@ from seal.serve import messages as m
 from seal.serve.requests import Requests, reply_from_outcome
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from seal.inner.protocol import Generator, InnerLoop
     from seal.models.load import LoadedModel
+    from seal.models.lora import Factors
     from seal.track.journal import Journal
 
 log = logging.getLogger("seal.continual")
@@ -101,7 +102,6 @@ def continual(settings: ContinualSettings, loaded: LoadedModel, tools: Tools) ->
         for s, tasks in enumerate(chains):
             for method in settings.methods:
                 if journal.get("chain", f"{method}/{s}") is None:
-                    log.info("%s: sequence %d of %d", method, s + 1, len(chains))
                     chain = _Chain(settings, method, s, tasks, loaded, tools)
                     journal.append("chain", f"{method}/{s}", chain.run())
         result = _result(settings, journal, loaded)
@@ -144,11 +144,20 @@ class _Chain:
     def run(self) -> dict[str, Any]:
         """Accuracies (rows: edits so far, 0 first), the self-edits, and what the gate did."""
         edits: list[dict[str, Any]] = []
-        with _restored(self.loaded):
+        with restored(self.loaded.model, linear_modules(self.loaded.model)):
             rows = [self._accuracies(self.tasks)]
             for k in range(len(self.tasks)):
                 edits.append(self._edit(k))
                 rows.append(self._accuracies(self.tasks[: k + 1]))
+                log.info(
+                    "%s, sequence %d, edit %d of %d: merged at scale %g; %.0f %% right on all so far",
+                    self.method,
+                    self.number + 1,
+                    k + 1,
+                    len(self.tasks),
+                    edits[-1]["scale"],
+                    100 * fmean(rows[-1]),
+                )
         return {"tasks": [task.id for task in self.tasks], "accuracy": rows, "edits": edits}
 
     def _accuracies(self, tasks: Sequence[Task]) -> list[float]:
@@ -198,17 +207,17 @@ class _Chain:
             if outcome.error is not None:
                 raise AdaptError(f"{self.method}, sequence {self.number}, {job.id}: {outcome.error.message}")
             factors = _read_factors(self.loaded, target)
-        scale = self._admitted(factors) if "gate" in self.method and self.learned else 1.0
+        full = job.recipe.alpha / job.recipe.rank
+        scale = self._admitted(factors, full) if "gate" in self.method and self.learned else 1.0
         if scale:
-            _fold(self.loaded, factors, scale)
+            fold(self.loaded.model, factors, full * scale)
         return scale
 
-    def _admitted(self, factors: _Factors) -> float:
+    def _admitted(self, factors: Factors, full: float) -> float:
         """The largest scale at which earlier edits' sequences lose at most `tolerance`; 0: none does."""
         before = self._loss_of_learned()
         for scale in SCALES:
-            with _restored(self.loaded, list(factors)):
-                _fold(self.loaded, factors, scale)
+            with merged(self.loaded.model, factors, full * scale):
                 cost = self._loss_of_learned() - before
             log.debug("scale %g costs %.4f nats a token", scale, cost)
             if cost <= self.settings.tolerance:
@@ -225,55 +234,19 @@ class _Chain:
         return _mean_loss(outcome)
 
 
+def _read_factors(loaded: LoadedModel, folder: Path) -> Factors:
+    from seal.inner.adapter_files import load_adapter
+    from seal.inner.runtime import Runtime
+
+    adapter = load_adapter(Runtime.of(loaded.model), folder)
+    return {name: (a.detach(), b.detach()) for name, (a, b) in adapter.factors.items()}
+
+
 def _mean_loss(outcome: AdaptOutcome) -> float:
     if outcome.error is not None:
         raise AdaptError(f"the cost of an edit could not be measured: {outcome.error.message}")
     total = sum(answer.log_likelihood or 0.0 for answer in outcome.baseline)
     return -total / max(1, sum(answer.reference_tokens for answer in outcome.baseline))
-
-
-_Factors = dict[str, "tuple[Tensor, Tensor, float]"]
-"""By layer: A (rank, in), B (out, rank), alpha / rank."""
-
-
-def _read_factors(loaded: LoadedModel, folder: Path) -> _Factors:
-    from seal.inner.adapter_files import load_adapter
-    from seal.inner.runtime import Runtime
-
-    adapter = load_adapter(Runtime.of(loaded.model), folder)
-    scale = adapter.recipe.alpha / adapter.recipe.rank
-    return {name: (a.detach(), b.detach(), scale) for name, (a, b) in adapter.factors.items()}
-
-
-def _fold(loaded: LoadedModel, factors: _Factors, scale: float) -> None:
-    """Add scale · (alpha / rank) · B·A to the weights, in place."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    with torch.no_grad():
-        for name, (a, b, own) in factors.items():
-            layer: Any = loaded.model.get_submodule(name)
-            delta = (b.float() @ a.float()) * (own * scale)  # (out, in)
-            delta = delta.T if isinstance(layer, Conv1D) else delta
-            layer.weight.copy_((layer.weight.float() + delta).to(layer.weight.dtype))
-
-
-@contextmanager
-def _restored(loaded: LoadedModel, layers: Sequence[str] | None = None) -> Iterator[None]:
-    """Put the weights of the linear layers (or of `layers`) back afterwards, bit for bit."""
-    import torch
-
-    from seal.models.lora import linear_modules
-
-    names = list(linear_modules(loaded.model)) if layers is None else layers
-    weights: list[Any] = [loaded.model.get_submodule(name).weight for name in names]
-    before = [weight.detach().cpu().clone() for weight in weights]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, old in zip(weights, before, strict=True):
-                weight.copy_(old)
 
 
 def _result(settings: ContinualSettings, journal: Journal, loaded: LoadedModel) -> dict[str, Any]:
@@ -282,8 +255,18 @@ def _result(settings: ContinualSettings, journal: Journal, loaded: LoadedModel) 
         method: [_chain_data(journal, method, s) for s in range(settings.sequences)]
         for method in settings.methods
     }
-    matrices = {method: _matrices([c["accuracy"] for c in chains]) for method, chains in by_method.items()}
-    mean, std = matrices[settings.methods[0]]
+    accuracy = {method: [c["accuracy"] for c in chains] for method, chains in by_method.items()}
+    first = settings.methods[0]
+    mean, std = matrices(accuracy[first])
+    shown = {}
+    for method, chains in by_method.items():
+        its_mean, its_std = matrices(accuracy[method])
+        shown[method] = {
+            "mean_over_sequences": its_mean,
+            "std_over_sequences": its_std,
+            "summary": summary(accuracy[method], accuracy[first], settings.seed),
+            "scales": [[edit["scale"] for edit in chain["edits"]] for chain in chains],
+        }
     return {
         "mean_over_sequences": mean,
         "std_over_sequences": std,
@@ -293,15 +276,7 @@ def _result(settings: ContinualSettings, journal: Journal, loaded: LoadedModel) 
         "base_model": loaded.source,
         "seed": settings.seed,
         "lora_params": lora_params(settings.recipe),
-        "methods": {
-            method: {
-                "mean_over_sequences": matrices[method][0],
-                "std_over_sequences": matrices[method][1],
-                "summary": _summary([c["accuracy"] for c in chains], settings.seed),
-                "scales": [[edit["scale"] for edit in c["edits"]] for c in chains],
-            }
-            for method, chains in by_method.items()
-        },
+        "methods": shown,
     }
 
 
@@ -309,89 +284,6 @@ def _chain_data(journal: Journal, method: str, s: int) -> dict[str, Any]:
     data = journal.get("chain", f"{method}/{s}")
     assert data is not None, "the chain was run just before"
     return data
-
-
-def _matrices(chains: Sequence[list[list[float]]]) -> tuple[list[list[float]], list[list[float]]]:
-    """(K+1) x K means and sample standard deviations over sequences; what was not asked is 0."""
-    width = len(chains[0][0])
-    mean = [[0.0] * width for _ in range(width + 1)]
-    std = [[0.0] * width for _ in range(width + 1)]
-    for i, row in enumerate(chains[0]):
-        for j in range(len(row)):
-            values = [chain[i][j] for chain in chains]
-            mean[i][j] = fmean(values)
-            std[i][j] = stdev(values) if len(values) > 1 else 0.0
-    return mean, std
-
-
-def _summary(chains: Sequence[list[list[float]]], seed: int) -> dict[str, dict[str, Any]]:
-    """What is gained and retained, each the mean over sequences with its 95 % bootstrap interval.
-
-    `unedited`: accuracy of the unedited model; `learned`: on a passage right after its edit; `retained`: on
-    all passages after the last edit; `gained`: learned - unedited; `kept`: retained - unedited;
-    `forgotten`: learned - retained.
-    """
-    parts: dict[str, list[float]] = {"unedited": [], "learned": [], "retained": []}
-    for rows in chains:
-        parts["unedited"].append(fmean(rows[0]))
-        parts["learned"].append(fmean(rows[k + 1][k] for k in range(len(rows[0]))))
-        parts["retained"].append(fmean(rows[-1]))
-    for name, plus, minus in (
-        ("gained", "learned", "unedited"),
-        ("kept", "retained", "unedited"),
-        ("forgotten", "learned", "retained"),
-    ):
-        parts[name] = [a - b for a, b in zip(parts[plus], parts[minus], strict=True)]
-    return {
-        name: {"mean": round(fmean(values), 4), "interval": interval(values, seed)}
-        for name, values in parts.items()
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """The methods side by side, as Markdown, in percent."""
-    columns = ("unedited", "learned", "retained", "gained", "forgotten")
-    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for method, data in result["methods"].items():
-        cells = []
-        for name in columns:
-            part = data["summary"][name]
-            bounds = part["interval"]
-            spread = f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else ""
-            cells.append(f"{100 * part['mean']:.1f}{spread}")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def heat_map(result: dict[str, Any], path: Path) -> Path:
-    """Draw the mean matrices of all methods into `path` (PNG or SVG)."""
-    from matplotlib.figure import Figure
-
-    methods = result["methods"]
-    k = result["n_datapoints"]
-    figure = Figure(figsize=(1.2 + 0.62 * k * len(methods), 1.6 + 0.5 * k), layout="constrained")
-    axes = figure.subplots(1, len(methods), squeeze=False)[0]
-    highest = max(0.01, *(v for d in methods.values() for row in d["mean_over_sequences"] for v in row))
-    for axis, (method, data) in zip(axes, methods.items(), strict=True):
-        matrix = [
-            [value if i == 0 or j < i else float("nan") for j, value in enumerate(row)]
-            for i, row in enumerate(data["mean_over_sequences"])
-        ]
-        image = axis.imshow(matrix, vmin=0, vmax=highest, cmap="viridis", aspect="auto")
-        for i, row in enumerate(matrix):
-            for j, value in enumerate(row):
-                if value == value:
-                    color = "white" if value < 0.6 * highest else "black"
-                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=color, fontsize=8)
-        axis.set_title(method)
-        axis.set_xlabel("passage")
-        axis.set_ylabel("edits so far")
-        axis.set_xticks(range(k), [str(j + 1) for j in range(k)])
-        axis.set_yticks(range(k + 1), [str(i) for i in range(k + 1)])
-    figure.colorbar(image, ax=list(axes), label="accuracy")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
 
 
 def _identity(settings: ContinualSettings, chains: list[list[Task]], policy: str) -> dict[str, object]:

@@ -6,6 +6,7 @@ have their questions in one list (the official script kept only the last article
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from seal.inner.protocol import InnerLoop
     from seal.models.load import LoadedModel
 
+
+log = logging.getLogger("seal.cpt")
 
 CPT_RECIPE = m.TTTRequest(finetune_epochs=3, batch_size=4, gradient_accumulation_steps=2)
 """The paper's first version: LoRA rank 32, 3 epochs, batches of 4."""
@@ -60,6 +63,8 @@ def cpt(settings: CPTSettings, ttt: TTT) -> dict[str, Any]:
         journal.append("settings", "cpt", _identity(settings, request, ttt.policy, "lora"))
         reply = journal.get("reply", "cpt")
         if reply is None:
+            texts, questions = len(request.train_sequences), len(request.eval_questions)
+            log.info("training on %d sequences together, then %d questions", texts, questions)
             (answered,) = ttt.run([Ask("cpt", request, derive(settings.seed, "cpt"))])
             if answered.reply is None:
                 raise ServeError(answered.error, "run the same command again")

@@ -154,14 +154,17 @@ def launch(job: SFTJob, processes: int, zero3: bool = False) -> None:
     """Train in `processes` processes of this machine, started by accelerate (torchrun without a GPU).
 
     Raises:
-        ModelError: DeepSpeed is asked for and not installed, or a process failed.
+        ModelError: DeepSpeed is asked for and cannot be used here, or a process failed.
     """
+    on_cpu = job.device == "cpu" or not _has_gpu()
+    if zero3 and on_cpu:
+        raise ModelError("ZeRO-3 cuts the base up over GPUs, and there is none", "leave --zero3 out")
     if zero3 and importlib.util.find_spec("deepspeed") is None:
         raise ModelError("ZeRO-3 needs DeepSpeed, which is not installed", "run: pip install deepspeed")
     read_pairs(job.data)  # what can be said at once is not said by every process
     _require_new(Path(job.output_dir))
     environment = dict(os.environ)
-    if job.device == "cpu" or not _has_gpu():
+    if on_cpu:
         # accelerate's own --cpu starts a single process
         starter = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
         starter += ["--master-port", str(_free_port())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     import zmq
 
 
+log = logging.getLogger("seal.serve")
+
 T = TypeVar("T")
+_TELL_S = 20.0
+"""Seconds between two lines about progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class _Exchange(Generic[T]):
         self._later: dict[str, float] = {}
         """When to send again what was refused as busy."""
         self._pause = 0.05
+        self._told = time.monotonic()
 
     def replies(self) -> Iterator[tuple[T, dict[str, Any]]]:
         """`(handle, reply)` of every request as it finishes; a silent server becomes error replies."""
@@ -130,7 +136,10 @@ class _Exchange(Generic[T]):
         name = reply.get("id")
         if name is None and self._open:  # unread because of its size, so its id is unknown to the server
             name = max(self._open, key=lambda n: len(self._open[n][1]))
-        if name not in self._open or reply.get("type") == "progress":
+        if name not in self._open:
+            return
+        if reply.get("type") == "progress":
+            self._tell(reply)
             return
         if reply.get("code") == "busy":
             self._later[name] = time.monotonic() + self._pause
@@ -139,6 +148,15 @@ class _Exchange(Generic[T]):
         self._pause = 0.05
         self._later.pop(name, None)
         yield self._open.pop(name)[0], reply
+
+    def _tell(self, beat: dict[str, Any]) -> None:
+        """Say now and then how it is going, for whoever looks at the terminal."""
+        if time.monotonic() - self._told > _TELL_S:
+            self._told = time.monotonic()
+            where = f"{beat['ahead']} ahead of it" if beat["state"] == "queued" else str(beat["state"])
+            log.info(
+                "%d under way at the server; one waits %.0f s, %s", len(self._open), beat["elapsed_s"], where
+            )
 
     def _send_later(self) -> None:
         now = time.monotonic()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
-from seal.serve.messages import Envelope
+from seal.serve.messages import PROTOCOL, Envelope
 
 
 @dataclass(eq=False, slots=True)
@@ -21,6 +22,19 @@ class Waiter:
         """Whether `other` is this request, sent again on the same connection."""
         ids = [w.envelope.id if w.envelope else "" for w in (self, other)]
         return self.route == other.route and ids[0] == ids[1]
+
+    def message(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """`body` in this waiter's dialect; the official one has no heading."""
+        head = {"v": PROTOCOL, "id": self.envelope.id, "type": kind} if self.envelope else {}
+        return {**head, **body}
+
+    def result(self, body: dict[str, Any], text: bool) -> dict[str, Any]:
+        """A `TTTReply` (`text`) or an `AdaptOutcome` in this waiter's dialect, under its own job's name."""
+        if self.envelope is not None and text:
+            body = {"reply": body}
+        elif self.envelope is not None and self.envelope.job is not None:
+            body = {"outcome": {**body, "job_id": self.envelope.job["id"]}}
+        return self.message("result", body)
 
 
 @dataclass(eq=False, slots=True)

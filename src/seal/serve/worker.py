@@ -1,4 +1,4 @@
-"""The thread that owns the engine: jobs of all clients go through shared `InnerLoop.run` passes."""
+"""The thread that owns the engine: jobs of all clients go through shared `OpenInnerLoop.run` passes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 
 from seal.errors import SealError
-from seal.inner.protocol import InnerLoop
+from seal.inner.protocol import OpenInnerLoop
 from seal.records import AdaptJob, AdaptOutcome, JobError
 
 log = logging.getLogger("seal.serve")
+
+_GATHER_S, _LONGEST_GATHER_S = 0.01, 0.5
 
 
 class Worker:
@@ -23,20 +25,21 @@ class Worker:
         wanted: asked just before a job starts; False drops it without an outcome.
         started: called when the engine takes a job.
         finished: called with each outcome.
-        gather_s: seconds to wait after the first job of a pass, so that jobs sent together train together.
+        coming: whether more jobs are about to be put; a pass waits for them, so that jobs sent together
+            begin together.
     """
 
     def __init__(
         self,
-        inner: InnerLoop,
+        inner: OpenInnerLoop,
         wanted: Callable[[str], bool],
         started: Callable[[str], None],
         finished: Callable[[AdaptOutcome], None],
-        gather_s: float = 0.01,
+        coming: Callable[[], bool] = lambda: False,
     ) -> None:
         self._thread = threading.Thread(target=self._serve, name="seal-engine", daemon=True)
         self._inner, self._wanted, self._started, self._finished = inner, wanted, started, finished
-        self._gather_s = gather_s
+        self._coming = coming
         self._jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
         self._stopping = False
 
@@ -62,21 +65,30 @@ class Worker:
             job = self._jobs.get()
             if job is None:
                 break
-            time.sleep(self._gather_s)
+            self._gather()
             self._run_pass(job)
 
-    def _feed(self, first: AdaptJob, open_jobs: dict[str, AdaptJob]) -> Iterator[AdaptJob]:
-        """`first`, then whatever is queued whenever the engine has room for one more."""
+    def _gather(self) -> None:
+        """Let what was sent with a pass's first job arrive."""
+        until = time.monotonic() + _LONGEST_GATHER_S
+        time.sleep(_GATHER_S)
+        while self._coming() and time.monotonic() < until:
+            time.sleep(0.002)
+
+    def _feed(self, first: AdaptJob, open_jobs: dict[str, AdaptJob]) -> Iterator[AdaptJob | None]:
+        """`first`, then whatever is queued whenever the engine has room for one more; None: nothing is."""
         job: AdaptJob | None = first
-        while job is not None and not self._stopping:
-            if self._wanted(job.id):
+        while not self._stopping:
+            if job is None:
+                yield None
+            elif self._wanted(job.id):
                 self._started(job.id)
                 open_jobs[job.id] = job
                 yield job
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
-                return
+                job = None
 
     def _run_pass(self, first: AdaptJob) -> None:
         open_jobs: dict[str, AdaptJob] = {}
@@ -90,7 +102,7 @@ class Worker:
                 if job.id in open_jobs:
                     self._fail(job, error_of_one)
 
-    def _try(self, jobs: Iterator[AdaptJob], open_jobs: dict[str, AdaptJob]) -> str:
+    def _try(self, jobs: Iterator[AdaptJob | None], open_jobs: dict[str, AdaptJob]) -> str:
         """One pass; jobs that got an outcome leave `open_jobs`. Returns why the rest have none."""
         try:
             for outcome in self._inner.run(jobs):
