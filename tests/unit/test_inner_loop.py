@@ -186,3 +186,15 @@ def test_scores_equal_transformers(tiny_family: LoadedModel) -> None:
 def test_a_prompt_too_long_is_a_generation_error(tiny: Callable[..., LoadedModel]) -> None:
     with pytest.raises(GenerationError, match="a prompt has 5000 tokens; the model reads 4096"):
         LocalGenerator(tiny()).generate(["x" * 5000], Sampling(max_new_tokens=1), [0])
+
+
+def test_reading_shared_beginnings_once_changes_no_score(tiny_family: LoadedModel) -> None:
+    """Prompts that grow from call to call, of several stems, long past Gemma's window of 64 tokens."""
+    generator = LocalGenerator(tiny_family)
+    score, stems = generator.scorer(), ["The sea at Vell is red. " * n for n in (1, 6, 12)]
+    choices = [" yes,", " no,", "!"]
+    for step, more in enumerate(("", " and so is", " the long wall of", " no other town. Wherever")):
+        prompts = [stem + more + " it" * (step * n % 3) for n, stem in enumerate(stems)]
+        asked = [(p, c) for p in prompts[: 3 - step % 2] for c in choices[: 3 - step % 2]]
+        found = score([p for p, _ in asked], [c for _, c in asked])
+        assert found == pytest.approx(generator.score(*zip(*asked, strict=True)), rel=1e-4)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import DataError
@@ -23,6 +23,10 @@ class BaseDomain(ABC):
     A domain that also overrides `probes` and `score` (and, where a completion is not plain text to train
     on, `training_rows` and `recipe`) is batched: many adapters train and answer in the same pass.
     """
+
+    #: (task, answers to its probes, tokenizer) -> probes that the same adapter is asked next; `score` gets
+    #: their answers behind the others'. None: the probes are all there is to ask.
+    follow_up: Callable[[Task, Sequence[Answer], PreTrainedTokenizerBase], tuple[Probe, ...]] | None = None
 
     @abstractmethod
     def create_self_edit_prompt(self, context: Any) -> str:
