@@ -12,13 +12,15 @@ Differences from the official code, each with an option: one token a cell instea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from seal.arc.augment import augmenters, named
 from seal.arc.grammar import RecipeSpace, RecipeWriter, Scorer, write_recipes
-from seal.arc.grid import Grid, Pair, cell_accuracy, to_array, to_pair
+from seal.arc.grid import Pair, to_array, to_pair
+from seal.arc.outcome import Detail, read_votes
 from seal.arc.recipe import (
     COLOUR_FLAG,
     FLAGS,
@@ -28,19 +30,10 @@ from seal.arc.recipe import (
     check_steps,
     parse_recipe,
 )
-from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair, parse
+from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair
 from seal.arc.synthetic import rule_preserving
 from seal.arc.views import CAP, PredictionView, prediction_views, training_views
-from seal.arc.vote import (
-    Attempts,
-    Vote,
-    agreement,
-    attempts,
-    best_of_experts,
-    candidates,
-    invert,
-    official_attempts,
-)
+from seal.arc.vote import Attempts, Vote, attempts, best_of_experts, candidates, official_attempts
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError
 from seal.records import Answer, LoRARecipe, Performance, Probe, Sampling, Task, TrainRow
@@ -82,21 +75,6 @@ Form: {{"data_generation": {{{flags}}}, "training": {{"strategy": {strategies}, 
     flags=", ".join(f'"{key}": true or false' for key in (*FLAGS.values(), COLOUR_FLAG)),
     strategies=" or ".join(f'"{name}"' for name in STRATEGIES),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """What became of one test input."""
-
-    attempts: Attempts | None
-    """Two grids, or None when no view gave a valid grid."""
-    solved: bool
-    cell_accuracy: float
-    """Of the better attempt, in [0, 1]."""
-    agreement: float
-    """Share of the views that gave the most common answer."""
-    valid: float
-    """Share of the views whose answer was a grid at all."""
 
 
 class FewShotLearning(BaseDomain):
@@ -319,12 +297,11 @@ class FewShotLearning(BaseDomain):
 
     def _votes(self, task: Task, answers: Sequence[Answer]) -> list[tuple[list[PredictionView], list[Vote]]]:
         """The views of each test, and the grids that they gave, brought back."""
-        asked = iter(answers)
-        found = []
-        for views in self._views(task):
-            read = [(view, parse(next(asked).text, self.serialisation)) for view in views]
-            found.append((views, [invert(grid, view.inverse) for view, grid in read if grid is not None]))
-        return found
+        texts = (answer.text for answer in answers)
+        return [
+            (views, read_votes(views, islice(texts, len(views)), self.serialisation))
+            for views in self._views(task)
+        ]
 
     def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
         """1.0 if every test is solved within two attempts, else 0.0.
@@ -346,7 +323,8 @@ class FewShotLearning(BaseDomain):
         for (test_views, votes), (_, gold) in zip(self._votes(task, answers), task.target, strict=True):
             plain = answers[taken]
             taken += len(test_views)
-            details.append(self._detail(test_views, votes, self._attempts(test_views, votes, more), gold))
+            chosen = self._attempts(test_views, votes, more)
+            details.append(Detail.of(len(test_views), votes, chosen, gold))
             if plain.log_likelihood is not None and plain.reference_tokens:
                 gold_likelihoods.append(plain.log_likelihood / plain.reference_tokens)
         known = [d for d, (_, gold) in zip(details, task.target, strict=True) if gold is not None]
@@ -357,7 +335,7 @@ class FewShotLearning(BaseDomain):
             correct=correct,
             log_likelihood=fmean(gold_likelihoods) if gold_likelihoods else None,
             details={
-                "tests": [_as_dict(detail) for detail in details],
+                "tests": [detail.as_dict() for detail in details],
                 "grid_accuracy": fmean(correct) if correct else 0.0,
                 "cell_accuracy": fmean(d.cell_accuracy for d in known) if known else 0.0,
                 "agreement": fmean(d.agreement for d in details),
@@ -373,21 +351,6 @@ class FewShotLearning(BaseDomain):
             return (official_attempts if self.vote == "official" else attempts)(votes)
         chosen = candidates(votes)[: self.candidates]
         return best_of_experts({grid: [next(more).log_likelihood or 0.0 for _ in views] for grid in chosen})
-
-    def _detail(
-        self,
-        views: Sequence[PredictionView],
-        votes: Sequence[Vote],
-        chosen: Attempts | None,
-        gold: Grid | None,
-    ) -> Detail:
-        return Detail(
-            attempts=chosen,
-            solved=gold is not None and chosen is not None and gold in chosen,
-            cell_accuracy=max(cell_accuracy(a, gold) for a in chosen) if chosen and gold else 0.0,
-            agreement=agreement(votes, len(views)),
-            valid=len(votes) / len(views),
-        )
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Performance:
         """The performance of `model` on `task`, one view at a time, by the same probes as in a batch."""
@@ -412,17 +375,6 @@ def _parsed(completion: str) -> ArcRecipe:
         return parse_recipe(completion)
     except RecipeError as error:
         raise InvalidEdit(error.message, error.fix) from error
-
-
-def _as_dict(detail: Detail) -> dict[str, Any]:
-    grids = [[list(row) for row in grid] for grid in detail.attempts] if detail.attempts else None
-    return {
-        "attempts": grids,
-        "solved": detail.solved,
-        "cell_accuracy": detail.cell_accuracy,
-        "agreement": detail.agreement,
-        "valid": detail.valid,
-    }
 
 
 def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
