@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seal.errors import DataError
 from seal.records import Answer, LoRARecipe, Performance, Probe, Task, TrainRow
@@ -24,6 +24,8 @@ class BaseDomain(ABC):
     on, `training_rows` and `recipe`) is batched: many adapters train and answer in the same pass.
     """
 
+    #: How held-out tasks are asked, in words.
+    asked: ClassVar[str] = "no context"
     #: (task, answers to its probes, tokenizer) -> probes that the same adapter is asked next; `score` gets
     #: their answers behind the others'. None: the probes are all there is to ask.
     follow_up: Callable[[Task, Sequence[Answer], PreTrainedTokenizerBase], tuple[Probe, ...]] | None = None

@@ -103,6 +103,8 @@ class FewShotLearning(BaseDomain):
         seed: seed of colour and order permutations.
     """
 
+    asked = "demonstrations in context"
+
     def __init__(
         self,
         *,
