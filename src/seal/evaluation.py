@@ -25,12 +25,13 @@ class Summary:
     updates: tuple[PolicyUpdate, ...]
     success_rates: tuple[float, ...]
     """Share of self-edits with a positive reward, a round."""
+    asked: str = BaseDomain.asked
 
     def __str__(self) -> str:
         lines = []
         if self.arms:
             lines.append(
-                f"held-out, {self.arms[0].n} questions of {len(self.arms[0].tasks)} tasks, no context"
+                f"held-out, {self.arms[0].n} questions of {len(self.arms[0].tasks)} tasks, {self.asked}"
             )
         for arm in self.arms:
             gain = ""

@@ -67,7 +67,7 @@ class SEALFramework:
         self._adopt(updates)
         arms += self.held_out.after(self.bench, arms)
         rates = tuple(self._success_rate(update.iteration) for update in updates)
-        summary = Summary(tuple(arms), tuple(updates), rates)
+        summary = Summary(tuple(arms), tuple(updates), rates, self.domain.asked)
         self.folder.record("summary", "final", summary)
         return summary
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class Measurer:
         jobs = [AdaptJob(t.id, (), recipe, ask(t, tokenizer), seed) for t in tasks]
         by_id = {task.id: task for task in tasks}
         ungraded: list[str] = []
-        for outcome in self.loop.run(jobs):
+        for outcome in self._run(jobs, by_id):
             _raise(outcome.error)
             try:
                 performance = self.domain.score(by_id[outcome.job_id], outcome.baseline)
@@ -125,9 +125,10 @@ class Measurer:
                 yield self._trial(spec, before, failure, None, str(error))
         by_key = {spec.key: spec for spec in specs}
         ungraded: list[str] = []
-        outcomes = (
-            self.loop.run(jobs.values()) if self.domain.batched else self._one_by_one(jobs, by_key, tasks)
-        )
+        if self.domain.batched:
+            outcomes = self._run(jobs.values(), {spec.key: tasks[spec.edit.task_id] for spec in specs})
+        else:
+            outcomes = self._one_by_one(jobs, by_key, tasks)
         for outcome in outcomes:
             spec = by_key[outcome.job_id]
             if outcome.error is not None:
@@ -142,6 +143,13 @@ class Measurer:
             else:
                 yield self._trial(spec, before, outcome, after)
         _raise_ungraded(ungraded)
+
+    def _run(self, jobs: Iterable[AdaptJob], tasks: Mapping[str, Task]) -> Iterator[AdaptOutcome]:
+        """The engine's outcomes; a domain that looks at answers before it asks on gets its say."""
+        more, tokenizer = self.domain.follow_up, self.loaded.tokenizer
+        if more is None:
+            return self.loop.run(jobs)
+        return self.loop.run(jobs, lambda job_id, answers: more(tasks[job_id], answers, tokenizer))
 
     def _job(self, spec: TrialSpec, task: Task) -> AdaptJob:
         completion = spec.edit.completion

@@ -41,6 +41,17 @@ def test_every_part_is_measured_and_reported(tmp_path: Path) -> None:
     assert again["memory"] == result["memory"]
 
 
+def test_the_few_shot_benchmark_compares_every_contender_in_one_run() -> None:
+    command = [sys.executable, "-m", "benchmarks.few_shot", "--model", "tiny-random-llama", "--tasks", "2"]
+    options = ["--rows", "3", "--edits", "2", "--repeats", "2", "--threads", "1"]
+    done = subprocess.run(command + options, check=True, cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    rates = {line.split("  ")[1]: float(line.split()[-2]) for line in lines if line.endswith("/s")}
+    assert set(rates) == {"batched", "one by one", "PEFT", "read once", "read again"}
+    assert min(rates.values()) > 0
+    assert sum("times" in line for line in lines) == 3
+
+
 def test_flops_of_a_token_equal_a_count_by_hand() -> None:
     """Per layer 64·64 + 2·64·32 + 64·64 + 3·64·128 weights, two layers, a head of 64·260, LoRA of rank 2."""
     code = (

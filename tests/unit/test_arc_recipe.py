@@ -169,7 +169,7 @@ def test_the_writer_is_a_generator(tiny: Any) -> None:
     from seal.inner.protocol import Generator
 
     tokenizer = tiny("llama").tokenizer
-    writer = RecipeWriter(fixed({"true": 5.0}), tokenizer)
+    writer = RecipeWriter(lambda: fixed({"true": 5.0}), tokenizer)
     assert isinstance(writer, Generator)
     (written,) = writer.generate(["p"], Sampling(temperature=0.0), [1])
     assert parse_recipe(written.text).basic

@@ -15,8 +15,10 @@ from seal import SEALConfig
 from seal.config import load_config, preset_names, preset_text
 from seal.errors import ConfigError
 from seal.records import LoRARecipe, Sampling
+from seal.setup import make_domain
 from seal.yaml_lines import dump, parse, scalar
 
+ROOT = Path(__file__).parents[2]
 SPEC_EXAMPLE = """\
 # config.yaml
 model_name: "microsoft/DialoGPT-medium"
@@ -308,3 +310,9 @@ def test_to_yaml_writes_a_file(tmp_path: Path) -> None:
     config = load_config(preset="demo")
     config.to_yaml(tmp_path / "c.yaml")
     assert SEALConfig.from_yaml(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda path: path.name)
+def test_the_configs_of_the_experiments_are_valid(path: Path) -> None:
+    config = load_config(path)
+    assert make_domain(config, None).batched  # its options are the domain's to check

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from seal.arc.augment import named
 from seal.arc.grammar import RecipeSpace, RecipeWriter
@@ -300,6 +301,42 @@ def test_the_engine_learns_the_rows_and_scores_the_answers(
     assert before.log_likelihood != after.log_likelihood
 
 
+def test_experts_weigh_every_candidate_through_every_view(
+    tiny: Callable[..., Any], small: tuple[FewShotLearning, Task]
+) -> None:
+    """Against the tiny model's own log-probabilities, view by view, of an adapter and of the bare base."""
+    loaded, task = tiny("llama"), small[1]
+    domain = FewShotLearning(permutations=0, max_views=2, vote="experts", candidates=3)
+    probes = domain.probes(task, loaded.tokenizer)
+    plain, turned = domain._views(task)[0]
+    said = {"00\n01#": plain, "10\n00#": turned}  # each view for its own grid; neither is the solution
+    texts = iter(said)
+    first = [Answer(probe.id, next(texts)) for probe in probes]
+    follow = domain.follow_up
+    assert follow is not None
+    more = follow(task, first, loaded.tokenizer)
+    grids = [
+        named(view.inverse).apply(np.array([[int(c) for c in row] for row in text[:-1].split("\n")]))
+        for text, view in said.items()
+    ]
+    likelihoods = []
+    for grid in grids:
+        for view, probe in zip((plain, turned), probes, strict=True):
+            seen = named(named(view.inverse).inverse).apply(grid.astype(np.int8))
+            ids = [*probe.ids, *loaded.tokenizer(encode(seen.tolist()) + "#")["input_ids"]]
+            with torch.no_grad():
+                logp = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            likelihoods.append(sum(float(logp[i - 1, ids[i]]) for i in range(len(probe.ids), len(ids))))
+    job = AdaptJob("j", (), LoRARecipe(), probes, 0)
+    (outcome,) = LocalInnerLoop(loaded, None).run([job], lambda job_id, answers: more)
+    second = outcome.baseline[len(probes) :]
+    assert [a.log_likelihood for a in second] == pytest.approx(likelihoods, abs=1e-3)
+    done = domain.score(task, [*first, *second])
+    means = [sum(likelihoods[:2]) / 2, sum(likelihoods[2:]) / 2]
+    best = grids[int(means[1] > means[0])]
+    assert done.details["tests"][0]["attempts"][0] == best.tolist()
+
+
 def test_evaluating_one_model_agrees_with_the_engine(
     tiny: Callable[..., Any], small: tuple[FewShotLearning, Task]
 ) -> None:
@@ -312,5 +349,15 @@ def test_evaluating_one_model_agrees_with_the_engine(
     alone = domain.evaluate(loaded.model, loaded.tokenizer, task)
     assert alone.details == batched.details
     assert np.isclose(alone.log_likelihood or 0, batched.log_likelihood or 1, atol=1e-4)
+    experts = FewShotLearning(permutations=0, max_views=2, vote="experts", candidates=2)
+    edit = replace(EDIT, learning_rate=1e-2, epochs=20).to_json()
+    rows = experts.training_rows(task, edit, loaded.tokenizer)
+    job = AdaptJob("j", rows, LoRARecipe(rank=4, learning_rate=1e-2, epochs=20), probes, 0)
+    follow = experts.follow_up
+    assert follow is not None
+    (outcome,) = LocalInnerLoop(loaded, None).run([job], lambda _, a: follow(task, a, loaded.tokenizer))
+    assert experts.score(task, outcome.baseline) == experts.evaluate(loaded.model, loaded.tokenizer, task)
+    ((views, votes),) = experts._votes(task, outcome.adapted)
+    assert len(outcome.adapted) == len(views) * (1 + len({vote.grid for vote in votes}))
     with pytest.raises(DataError, match="evaluate was given"):
         domain.evaluate(loaded.model, loaded.tokenizer, "task")

@@ -18,6 +18,8 @@ from seal.errors import GenerationError
 from seal.grading import Grader, LexicalGrader
 from seal.inner.loop import LocalGenerator, LocalInnerLoop, prompt_ids, stop_ids
 from seal.inner.protocol import Generator, InnerLoop
+from seal.inner.runtime import Runtime
+from seal.inner.score import PrefixScorer
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper
 from seal.records import AdaptJob, Sampling
@@ -212,3 +214,28 @@ def test_scores_equal_transformers(tiny_family: LoadedModel) -> None:
 def test_a_prompt_too_long_is_a_generation_error(tiny: Callable[..., LoadedModel]) -> None:
     with pytest.raises(GenerationError, match="a prompt has 5000 tokens; the model reads 4096"):
         LocalGenerator(tiny()).generate(["x" * 5000], Sampling(max_new_tokens=1), [0])
+
+
+def test_reading_shared_beginnings_once_changes_no_score(tiny_family: LoadedModel) -> None:
+    """Prompts that grow from call to call, of several stems, long past Gemma's window of 64 tokens."""
+    generator = LocalGenerator(tiny_family)
+    score, stems = generator.scorer(), ["The sea at Vell is red. " * n for n in (1, 6, 12)]
+    choices = [" yes,", " no,", "!"]
+    for step, more in enumerate(("", " and so is", " the long wall of", " no other town. Wherever")):
+        prompts = [stem + more + " it" * (step * n % 3) for n, stem in enumerate(stems)]
+        asked = [(p, c) for p in prompts[: 3 - step % 2] for c in choices[: 3 - step % 2]]
+        found = score([p for p, _ in asked], [c for _, c in asked])
+        assert found == pytest.approx(generator.score(*zip(*asked, strict=True)), rel=1e-4)  # type: ignore[arg-type]
+
+
+def test_more_prompts_than_rows_are_scored_in_groups(tiny: Callable[..., LoadedModel]) -> None:
+    loaded = tiny()
+    scorer = PrefixScorer(Runtime.of(loaded.model), max_rows=2, token_budget=40)
+    stems = [f"{word} is the colour of the sea at Vell" for word in ("Red", "Blue", "Green", "Black", "Grey")]
+    generator = LocalGenerator(loaded)
+    for more in ("", " today", " today, they say"):
+        asked = [(stem + more, choice) for stem in stems for choice in (" yes", " no, never", "!")]
+        ids = [(prompt_ids(loaded.tokenizer, p), prompt_ids(loaded.tokenizer, c)) for p, c in asked]
+        found = scorer.score([p for p, _ in ids], [c for _, c in ids])
+        assert found == pytest.approx(generator.score(*zip(*asked, strict=True)), rel=1e-4)  # type: ignore[arg-type]
+    assert scorer.score([], []) == []

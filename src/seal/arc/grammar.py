@@ -126,18 +126,21 @@ class RecipeWriter:
     """A `Generator` whose completions are always valid recipes; of the sampling only the temperature counts.
 
     Args:
-        score: the policy's log-likelihoods, such as `LocalGenerator.score`.
+        scorer: gives the policy's log-likelihoods for one writing, such as `LocalGenerator.scorer`.
         tokenizer: counts the completions' tokens.
     """
 
     def __init__(
-        self, score: Scorer, tokenizer: PreTrainedTokenizerBase, space: RecipeSpace = RecipeSpace()
+        self,
+        scorer: Callable[[], Scorer],
+        tokenizer: PreTrainedTokenizerBase,
+        space: RecipeSpace = RecipeSpace(),
     ) -> None:
-        self.score, self.tokenizer, self.space = score, tokenizer, space
+        self.scorer, self.tokenizer, self.space = scorer, tokenizer, space
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
         """One recipe a prompt, in order."""
-        texts = write_recipes(prompts, seeds, self.score, self.space, sampling.temperature)
+        texts = write_recipes(prompts, seeds, self.scorer(), self.space, sampling.temperature)
         counts = [len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         return [Completion(text, count, "stop") for text, count in zip(texts, counts, strict=True)]
 

@@ -1,7 +1,8 @@
 """From the answers through many views to two attempts.
 
-`attempts` counts; `official_attempts` is the official scheme, pinned by its own cases: three candidates a
-view, which vote again, so that six equal answers through one view lose to one each through three views.
+`attempts` counts. `best_of_experts` takes the grids that are likeliest over all views. `official_attempts` is
+the official scheme, pinned by its own cases: three candidates a view, which vote again, so that six equal
+answers through one view lose to one each through three views.
 Where the official result depends on the order of a Python set, ours is that of first appearance.
 """
 
@@ -39,12 +40,15 @@ def attempts(votes: Sequence[Vote]) -> Attempts | None:
 
     With one distinct answer both attempts are that answer.
     """
-    if not votes:
-        return None
+    ranked = candidates(votes)
+    return (ranked[0], ranked[min(1, len(ranked) - 1)]) if ranked else None
+
+
+def candidates(votes: Sequence[Vote]) -> list[Grid]:
+    """The distinct grids, those with most votes first; the plain view breaks ties, then first appearance."""
     counts = Counter(vote.grid for vote in votes)
     plain = Counter(vote.grid for vote in votes if not vote.inverse)
-    ranked = sorted(counts, key=lambda grid: (-counts[grid], -plain[grid]))
-    return ranked[0], ranked[min(1, len(ranked) - 1)]
+    return sorted(counts, key=lambda grid: (-counts[grid], -plain[grid]))
 
 
 def best_of_experts(log_likelihoods: Mapping[Grid, Sequence[float]]) -> Attempts | None:

@@ -1,4 +1,4 @@
-"""Look at ARC tasks: show one in the terminal, draw one as SVG."""
+"""ARC tasks: show or draw one, warm a model up on synthetic ones, compare what runs solved."""
 
 from __future__ import annotations
 
@@ -46,6 +46,44 @@ def draw(
     text = augmentation_sheet(found) if augmentations else task_sheet(found)
     out.write_text(text, encoding="utf-8")
     print(out)
+
+
+@app.command()
+def warm_start(
+    output_dir: Annotated[Path, Option(help="New folder for the checkpoint, a run's `model_name`.")],
+    model: Annotated[
+        str, Option(help="Hub id, folder, .gguf file or built-in name.")
+    ] = "smollm2-135m-instruct",
+    tasks: Annotated[int, Option(help="Synthetic tasks, one training row each.", min=1)] = 1000,
+    learning_rate: Annotated[float, Option(help="Peak learning rate.")] = 7e-4,
+    seed: Annotated[int, Option(help="Seed of tasks, start values and order.")] = 0,
+    chat: Annotated[bool, Option("--chat", help="For runs that use the chat template.")] = False,
+    device: Annotated[str, Option(help="auto, cpu, mps, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[str, Option(help="auto, float32 or bfloat16.")] = "auto",
+) -> None:
+    """Train a model on synthetic tasks before a run; an adapter, merged into a checkpoint."""
+    from dataclasses import replace
+
+    from seal.recipes import warm_start as recipe
+
+    settings = recipe.WarmStart(tasks, seed=seed, recipe=replace(recipe.RECIPE, learning_rate=learning_rate))
+    done = recipe.warm_start(settings, model, output_dir, device=device, dtype=dtype, chat=chat)
+    tenth = max(1, len(done.losses) // 10)
+    first, last = (sum(part) / tenth for part in (done.losses[:tenth], done.losses[-tenth:]))
+    print(f"{tasks} tasks, loss {first:.3f} nats a token in the first tenth, {last:.3f} in the last")
+    print(done.folder)
+
+
+@app.command()
+def results(
+    runs: Annotated[list[Path], Argument(help="Folders of few-shot runs, one a seed.")],
+) -> None:
+    """What each arm solved, synthetic and real tasks apart, and the recipes that the policy picks."""
+    from seal.track.few_shot import lines
+    from seal.track.history import read_history
+
+    for line in lines([read_history(run) for run in runs]):
+        print(line)
 
 
 def _find(name: str) -> Task:

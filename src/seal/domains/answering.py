@@ -22,13 +22,15 @@ def answer_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
     model.eval()
     try:
         with torch.no_grad():
-            out = model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=probe.sampling.max_new_tokens,
-                pad_token_id=_pad_id(model, tokenizer),
-                **_how(probe),
-            )
+            out = prompt
+            if probe.sampling.max_new_tokens:
+                out = model.generate(
+                    prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    max_new_tokens=probe.sampling.max_new_tokens,
+                    pad_token_id=_pad_id(model, tokenizer),
+                    **_how(probe),
+                )
             likelihood = _log_likelihood(model, probe) if probe.reference else None
     finally:
         model.train(training)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seal.errors import DataError
 from seal.records import Answer, LoRARecipe, Performance, Probe, Task, TrainRow
@@ -23,6 +23,12 @@ class BaseDomain(ABC):
     A domain that also overrides `probes` and `score` (and, where a completion is not plain text to train
     on, `training_rows` and `recipe`) is batched: many adapters train and answer in the same pass.
     """
+
+    #: How held-out tasks are asked, in words.
+    asked: ClassVar[str] = "no context"
+    #: (task, answers to its probes, tokenizer) -> probes that the same adapter is asked next; `score` gets
+    #: their answers behind the others'. None: the probes are all there is to ask.
+    follow_up: Callable[[Task, Sequence[Answer], PreTrainedTokenizerBase], tuple[Probe, ...]] | None = None
 
     @abstractmethod
     def create_self_edit_prompt(self, context: Any) -> str:

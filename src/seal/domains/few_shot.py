@@ -11,14 +11,16 @@ Differences from the official code, each with an option: one token a cell instea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from seal.arc.augment import augmenters
+from seal.arc.augment import augmenters, named
 from seal.arc.grammar import RecipeSpace, RecipeWriter, Scorer, write_recipes
-from seal.arc.grid import Grid, Pair, cell_accuracy, to_array, to_pair
+from seal.arc.grid import Pair, to_array, to_pair
+from seal.arc.outcome import Detail, read_votes
 from seal.arc.recipe import (
     COLOUR_FLAG,
     FLAGS,
@@ -28,10 +30,10 @@ from seal.arc.recipe import (
     check_steps,
     parse_recipe,
 )
-from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair, parse
+from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair
 from seal.arc.synthetic import rule_preserving
 from seal.arc.views import CAP, PredictionView, prediction_views, training_views
-from seal.arc.vote import Attempts, Vote, agreement, attempts, invert, official_attempts
+from seal.arc.vote import Attempts, Vote, attempts, best_of_experts, candidates, official_attempts
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError
 from seal.records import Answer, LoRARecipe, Performance, Probe, Sampling, Task, TrainRow
@@ -75,31 +77,18 @@ Form: {{"data_generation": {{{flags}}}, "training": {{"strategy": {strategies}, 
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """What became of one test input."""
-
-    attempts: Attempts | None
-    """Two grids, or None when no view gave a valid grid."""
-    solved: bool
-    cell_accuracy: float
-    """Of the better attempt, in [0, 1]."""
-    agreement: float
-    """Share of the views that gave the most common answer."""
-    valid: float
-    """Share of the views whose answer was a grid at all."""
-
-
 class FewShotLearning(BaseDomain):
     """ARC tasks in (`Task.context`: demonstrations, `Task.target`: tests), two attempts a test out.
 
     Args:
         serialisation: "compact", one token a cell, or "official", NumPy's print.
         chat: whether prompts go through the chat template; "auto": when the tokenizer has one.
-        vote: "simple" counts, the plain view breaks ties; "official" is the official scheme.
+        vote: "simple" counts, the plain view breaks ties; "official" is the official scheme; "experts" takes
+            the grids likeliest over all views (a product of experts), of the `candidates` with most votes.
         leave: demonstrations left out of the views of a test input, each way once.
         permutations: reorderings of the demonstrations for each of those.
         max_views: at most this many views of a test input; None: all.
+        candidates: answers of a test that every view is asked about with `vote="experts"`.
         cap: most training rows of one self-edit.
         rounds: permuted (and recoloured) copies of every leave-out task; the official code makes one.
         max_row_tokens: longer rows are left out.
@@ -114,15 +103,18 @@ class FewShotLearning(BaseDomain):
         seed: seed of colour and order permutations.
     """
 
+    asked = "demonstrations in context"
+
     def __init__(
         self,
         *,
         serialisation: Style = "compact",
         chat: bool | Literal["auto"] = "auto",
-        vote: Literal["simple", "official"] = "simple",
+        vote: Literal["simple", "official", "experts"] = "simple",
         leave: Sequence[int] = (0,),
         permutations: int = 2,
         max_views: int | None = None,
+        candidates: int = 4,
         cap: int = CAP,
         rounds: int = 1,
         max_row_tokens: int = 8192,
@@ -136,24 +128,25 @@ class FewShotLearning(BaseDomain):
         seed: int = 0,
     ) -> None:
         _one_of("serialisation", serialisation, ("compact", "official"))
-        _one_of("vote", vote, ("simple", "official"))
+        _one_of("vote", vote, ("simple", "official", "experts"))
         _one_of("reward", reward, ("solved", "cells"))
         _one_of("chat", chat, (True, False, "auto"))
         if (
-            min(cap, rounds, max_row_tokens, batch_size) < 1
+            min(cap, rounds, max_row_tokens, batch_size, candidates) < 1
             or permutations < 0
             or not leave
             or min(leave) < 0
         ):
             raise ConfigError(
                 f"cap {cap}, rounds {rounds}, max_row_tokens {max_row_tokens}, batch_size {batch_size}, "
-                f"permutations {permutations}, leave {list(leave)}",
+                f"permutations {permutations}, candidates {candidates}, leave {list(leave)}",
                 "give positive numbers; leave and permutations may be 0",
             )
         self.serialisation: Style = serialisation
         self.chat, self.vote, self.reward = chat, vote, reward
         self.leave, self.permutations, self.max_views = tuple(leave), permutations, max_views
-        self.cap, self.rounds = cap, rounds
+        self.candidates, self.cap, self.rounds = candidates, cap, rounds
+        self.follow_up = self._candidate_probes if vote == "experts" else None
         self.max_row_tokens, self.batch_size = max_row_tokens, batch_size
         self.demonstration_loss, self.shared_translation = demonstration_loss, shared_translation
         self.prompt_cells, self.seed = prompt_cells, seed
@@ -189,8 +182,8 @@ class FewShotLearning(BaseDomain):
 
     def writer(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
         """The generator that self-edits are drawn from: constrained where `generator` can score texts."""
-        score = getattr(generator, "score", None)
-        return RecipeWriter(score, tokenizer, self.space) if self.constrained and score else generator
+        scorer = getattr(generator, "scorer", None)
+        return RecipeWriter(scorer, tokenizer, self.space) if self.constrained and scorer else generator
 
     def generate_edits(
         self,
@@ -290,6 +283,28 @@ class FewShotLearning(BaseDomain):
             for query, _ in task.target
         ]
 
+    def _candidate_probes(
+        self, task: Task, answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[Probe, ...]:
+        """How likely is each candidate through each view? Candidates of a test in turn, views within."""
+        codec, nothing = self.codec(tokenizer), Sampling(temperature=0.0, max_new_tokens=0)
+        probes = []
+        for test, (views, votes) in enumerate(self._votes(task, answers)):
+            for c, grid in enumerate(candidates(votes)[: self.candidates]):
+                for v, view in enumerate(views):
+                    seen = named(named(view.inverse).inverse).apply(to_array(grid))
+                    name = f"{task.id}.t{test}c{c}v{v}"
+                    probes.append(Probe(name, codec.prompt(view), nothing, codec.answer(seen)))
+        return tuple(probes)
+
+    def _votes(self, task: Task, answers: Sequence[Answer]) -> list[tuple[list[PredictionView], list[Vote]]]:
+        """The views of each test, and the grids that they gave, brought back."""
+        texts = (answer.text for answer in answers)
+        return [
+            (views, read_votes(views, islice(texts, len(views)), self.serialisation))
+            for views in self._views(task)
+        ]
+
     def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
         """1.0 if every test is solved within two attempts, else 0.0.
 
@@ -300,16 +315,18 @@ class FewShotLearning(BaseDomain):
             DataError: not one answer for every probe.
         """
         views = self._views(task)
-        if len(answers) != sum(map(len, views)):
-            raise DataError(f"task {task.id}: {len(answers)} answers to {sum(map(len, views))} probes")
+        asked = sum(map(len, views))
+        if len(answers) < asked:
+            raise DataError(f"task {task.id}: {len(answers)} answers to {asked} probes")
+        more = iter(answers[asked:])
         details: list[Detail] = []
         gold_likelihoods: list[float] = []
         taken = 0
-        for test_views, (_, gold) in zip(views, task.target, strict=True):
-            chunk = answers[taken : taken + len(test_views)]
+        for (test_views, votes), (_, gold) in zip(self._votes(task, answers), task.target, strict=True):
+            plain = answers[taken]
             taken += len(test_views)
-            details.append(self._detail(test_views, chunk, gold))
-            plain = chunk[0]
+            chosen = self._attempts(test_views, votes, more)
+            details.append(Detail.of(len(test_views), votes, chosen, gold))
             if plain.log_likelihood is not None and plain.reference_tokens:
                 gold_likelihoods.append(plain.log_likelihood / plain.reference_tokens)
         known = [d for d, (_, gold) in zip(details, task.target, strict=True) if gold is not None]
@@ -320,7 +337,7 @@ class FewShotLearning(BaseDomain):
             correct=correct,
             log_likelihood=fmean(gold_likelihoods) if gold_likelihoods else None,
             details={
-                "tests": [_as_dict(detail) for detail in details],
+                "tests": [detail.as_dict() for detail in details],
                 "grid_accuracy": fmean(correct) if correct else 0.0,
                 "cell_accuracy": fmean(d.cell_accuracy for d in known) if known else 0.0,
                 "agreement": fmean(d.agreement for d in details),
@@ -328,22 +345,14 @@ class FewShotLearning(BaseDomain):
             },
         )
 
-    def _detail(
-        self, views: Sequence[PredictionView], answers: Sequence[Answer], gold: Grid | None
-    ) -> Detail:
-        votes: list[Vote] = []
-        for view, answer in zip(views, answers, strict=True):
-            grid = parse(answer.text, self.serialisation)
-            if grid is not None:
-                votes.append(invert(grid, view.inverse))
-        chosen = (official_attempts if self.vote == "official" else attempts)(votes)
-        return Detail(
-            attempts=chosen,
-            solved=gold is not None and chosen is not None and gold in chosen,
-            cell_accuracy=max(cell_accuracy(a, gold) for a in chosen) if chosen and gold else 0.0,
-            agreement=agreement(votes, len(views)),
-            valid=len(votes) / len(views),
-        )
+    def _attempts(
+        self, views: Sequence[PredictionView], votes: Sequence[Vote], more: Iterator[Answer]
+    ) -> Attempts | None:
+        """Two attempts at a test; `more` are the answers to its candidates' probes, if those were asked."""
+        if self.vote != "experts":
+            return (official_attempts if self.vote == "official" else attempts)(votes)
+        chosen = candidates(votes)[: self.candidates]
+        return best_of_experts({grid: [next(more).log_likelihood or 0.0 for _ in views] for grid in chosen})
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Performance:
         """The performance of `model` on `task`, one view at a time, by the same probes as in a batch."""
@@ -351,7 +360,10 @@ class FewShotLearning(BaseDomain):
             raise DataError(f"evaluate was given {type(task).__name__}", "give a seal.records.Task")
         from seal.domains.answering import answer_probe
 
-        return self.score(task, [answer_probe(model, tokenizer, p) for p in self.probes(task, tokenizer)])
+        answers = [answer_probe(model, tokenizer, p) for p in self.probes(task, tokenizer)]
+        if self.follow_up is not None:
+            answers += [answer_probe(model, tokenizer, p) for p in self.follow_up(task, answers, tokenizer)]
+        return self.score(task, answers)
 
     def compute_reward(self, performance: Any, task: Any) -> float:
         """1.0 for a solved task, else 0.0; with `reward="cells"` the cell accuracy."""
@@ -365,17 +377,6 @@ def _parsed(completion: str) -> ArcRecipe:
         return parse_recipe(completion)
     except RecipeError as error:
         raise InvalidEdit(error.message, error.fix) from error
-
-
-def _as_dict(detail: Detail) -> dict[str, Any]:
-    grids = [[list(row) for row in grid] for grid in detail.attempts] if detail.attempts else None
-    return {
-        "attempts": grids,
-        "solved": detail.solved,
-        "cell_accuracy": detail.cell_accuracy,
-        "agreement": detail.agreement,
-        "valid": detail.valid,
-    }
 
 
 def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

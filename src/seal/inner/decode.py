@@ -86,6 +86,13 @@ class KVCache:
             for layer, old in enumerate(store):
                 store[layer] = old[:, :, :longest].index_select(0, index)
 
+    def copy(self, rows: Sequence[int]) -> KVCache:
+        """A cache of its own with `rows` of this one."""
+        other = KVCache(len(self.keys))
+        other.keys, other.values, other.lengths = list(self.keys), list(self.values), self.lengths
+        other.take(rows)
+        return other
+
     def join(self, other: KVCache) -> None:
         """Add the rows of `other` behind this cache's own."""
         self.lengths += other.lengths

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,9 @@ from seal.inner.adapt import Trained, train
 from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
 from seal.inner.decode import Decoder, Request, Written
+from seal.inner.protocol import FollowUp
 from seal.inner.runtime import Runtime
+from seal.inner.score import PrefixScorer
 from seal.models.load import LoadedModel
 from seal.records import (
     AdaptJob,
@@ -62,6 +65,11 @@ def _decoder(loaded: LoadedModel, runtime: Runtime) -> Decoder:
     )
 
 
+def _prefix_scorer(runtime: Runtime) -> PrefixScorer:
+    on_cpu = runtime.device.type == "cpu"
+    return PrefixScorer(runtime, max_rows=64 if on_cpu else 256, token_budget=2048 if on_cpu else 16384)
+
+
 def stop_ids(loaded: LoadedModel) -> frozenset[int]:
     """Tokens that end a completion: the tokenizer's end of text and the model's own list."""
     own = getattr(loaded.model.generation_config, "eos_token_id", None)
@@ -74,6 +82,15 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ..
     bos = tokenizer.bos_token
     special = not (bos and prompt.startswith(str(bos)))
     return tuple(tokenizer(prompt, add_special_tokens=special)["input_ids"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """Probes for one adapter (None: the bare base)."""
+
+    job: AdaptJob
+    adapter: Adapter | None
+    probes: tuple[Probe, ...]
 
 
 class LocalInnerLoop:
@@ -104,7 +121,9 @@ class LocalInnerLoop:
         self._baselines: dict[Probe, Answer] = {}
         self._answering_s = 0.0
 
-    def run(self, jobs: Iterable[AdaptJob | None]) -> Iterator[AdaptOutcome]:
+    def run(
+        self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
+    ) -> Iterator[AdaptOutcome]:
         """Train and answer `jobs`; outcomes come as adapters finish, `slots` at a time.
 
         While the jobs have none to offer (see `OpenInnerLoop`) an empty slot costs little and answering holds
@@ -121,11 +140,11 @@ class LocalInnerLoop:
                 ready.append(trained)
             waited = time.monotonic() - since
             if len(ready) >= self.slots or (trained is None and waited >= self._answering_s):
-                yield from self._answer(ready)
+                yield from self._answer(ready, follow_up)
                 ready = []
-        yield from self._answer(ready)
+        yield from self._answer(ready, follow_up)
 
-    def _answer(self, ready: Sequence[Trained]) -> Iterator[AdaptOutcome]:
+    def _answer(self, ready: Sequence[Trained], follow_up: FollowUp | None) -> Iterator[AdaptOutcome]:
         """Answer every probe of trained jobs, with and without their adapters, in shared batches."""
         if not ready:
             return
@@ -141,31 +160,40 @@ class LocalInnerLoop:
                 yield _failed(trained, error)
             else:
                 good.append(trained)
+        asks = [_Ask(t.job, None, t.job.probes) for t in good if _needs_baseline(t)]
+        asks += [_Ask(t.job, t.adapter, t.job.probes) for t in good if t.adapter is not None]
+        answered = self._ask(asks)
+        if follow_up is not None:
+            more = [follow_up(ask.job.id, known) for ask, known in zip(asks, answered, strict=True)]
+            again = self._ask([replace(ask, probes=p) for ask, p in zip(asks, more, strict=True)])
+            answered = [first + second for first, second in zip(answered, again, strict=True)]
+        by_ask = {(id(a.job), a.adapter is None): x for a, x in zip(asks, answered, strict=True)}
+        self._answering_s = time.perf_counter() - started
+        seconds = self._answering_s / max(1, len(good))
+        for trained in good:
+            baseline = by_ask.get((id(trained.job), True), ())
+            adapted = by_ask.get((id(trained.job), False), baseline)
+            yield _outcome(trained, baseline, adapted, seconds)
+
+    def _ask(self, asks: Sequence[_Ask]) -> list[tuple[Answer, ...]]:
+        """Answers to the probes of every ask; the base's are computed once a probe and kept."""
         kept = dict(self._baselines)
-        missing = list(
-            {p: None for t in good for p in t.job.probes if _needs_baseline(t) and p not in self._baselines}
-        )
+        bare = {p: None for ask in asks if ask.adapter is None for p in ask.probes}
+        missing = [p for p in bare if p not in kept]
         asked: list[tuple[Probe, Adapter | None, int]] = [(p, None, 0) for p in missing]
-        asked += [(p, t.adapter, t.job.seed) for t in good if t.adapter is not None for p in t.job.probes]
+        asked += [(p, a.adapter, a.job.seed) for a in asks if a.adapter is not None for p in a.probes]
         written = self._decoder.run([_request(*a) for a in asked])
         answers = iter(self._graded([p for p, *_ in asked], written))
         fresh = dict(zip(missing, answers, strict=False))
         self._baselines |= {p: a for p, a in fresh.items() if a.verdict is not Verdict.ERROR}
         while len(self._baselines) > BASELINES_KEPT:
             self._baselines.pop(next(iter(self._baselines)))
-        self._answering_s = time.perf_counter() - started
-        seconds = self._answering_s / max(1, len(good))
-        for trained in good:
-            baseline: tuple[Answer, ...] = ()
-            if _needs_baseline(trained):
-                known = [fresh.get(p) or kept[p] for p in trained.job.probes]
-                baseline = tuple(
-                    replace(a, probe_id=p.id) for a, p in zip(known, trained.job.probes, strict=True)
-                )
-            adapted = baseline
-            if trained.adapter is not None:
-                adapted = tuple(next(answers) for _ in trained.job.probes)
-            yield _outcome(trained, baseline, adapted, seconds)
+        return [
+            tuple(replace(fresh.get(p) or kept[p], probe_id=p.id) for p in ask.probes)
+            if ask.adapter is None
+            else tuple(next(answers) for _ in ask.probes)
+            for ask in asks
+        ]
 
     def _graded(self, probes: Sequence[Probe], written: Sequence[Written]) -> list[Answer]:
         answers = [
@@ -231,8 +259,29 @@ class LocalGenerator:
 
     def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
         """Summed log-likelihood (nats) of each continuation after its prompt. Raises `GenerationError`."""
+        written = self._run(self._references(prompts, continuations))
+        return [w.log_likelihood or 0.0 for w in written]
+
+    def scorer(self) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+        """`score` for short continuations of prompts that grow from call to call.
+
+        What a prompt shares with others, or with one of the last call, is read once. The weights must not
+        change while it is in use, and its memory is freed with it.
+        """
+        prefixes = _prefix_scorer(Runtime.of(self.loaded.model))
+
+        def score(prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
+            requests = self._references(prompts, continuations)
+            with _as_generation_errors():
+                for request in requests:
+                    self._decoder.check(request)
+                return prefixes.score([r.ids for r in requests], [r.reference for r in requests])
+
+        return score
+
+    def _references(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Request]:
         tokenizer = self.loaded.tokenizer
-        requests = [
+        return [
             Request(
                 prompt_ids(tokenizer, prompt),
                 None,
@@ -241,10 +290,15 @@ class LocalGenerator:
             )
             for prompt, text in zip(prompts, continuations, strict=True)
         ]
-        return [w.log_likelihood or 0.0 for w in self._run(requests)]
 
     def _run(self, requests: list[Request]) -> list[Written]:
-        try:
+        with _as_generation_errors():
             return self._decoder.run(requests)
-        except AdaptError as error:
-            raise GenerationError(error.message, error.fix) from error
+
+
+@contextmanager
+def _as_generation_errors() -> Iterator[None]:
+    try:
+        yield
+    except AdaptError as error:
+        raise GenerationError(error.message, error.fix) from error

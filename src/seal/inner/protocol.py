@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from seal.records import AdaptJob, AdaptOutcome, Completion, Sampling
+from seal.records import AdaptJob, AdaptOutcome, Answer, Completion, Probe, Sampling
+
+#: (job id, answers to its probes) -> probes to ask the same adapter next; their answers come behind those.
+FollowUp = Callable[[str, Sequence[Answer]], tuple[Probe, ...]]
 
 
 @runtime_checkable
 class InnerLoop(Protocol):
     """Fits adapters and measures them. Outcomes come as they finish, in any order, one for every job."""
 
-    def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
-        """Yield one outcome a job; a failed job yields an outcome with `error` set and stops no other."""
+    def run(self, jobs: Iterable[AdaptJob], follow_up: FollowUp | None = None) -> Iterator[AdaptOutcome]:
+        """Yield one outcome a job; a failed job yields an outcome with `error` set and stops no other.
+
+        Raises:
+            ConfigError: `follow_up` is given to an engine that cannot ask an adapter twice.
+        """
         ...
 
 

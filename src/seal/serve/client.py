@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from seal.errors import ServeError
+from seal.errors import ConfigError, ServeError
+from seal.inner.protocol import FollowUp
 from seal.records import AdaptJob, AdaptOutcome, JobError
 from seal.serve import messages as m
 from seal.serve.jobs import job_to_wire, outcome_from_wire
@@ -191,8 +192,10 @@ class RemoteInnerLoop:
     def __init__(self, link: Link) -> None:
         self.link = link
 
-    def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
-        """See `InnerLoop.run`. Leaving early cancels what is under way."""
+    def run(self, jobs: Iterable[AdaptJob], follow_up: FollowUp | None = None) -> Iterator[AdaptOutcome]:
+        """See `InnerLoop.run`. Leaving early cancels what is under way; a server's adapter is asked once."""
+        if follow_up is not None:
+            raise ConfigError("a server cannot ask an adapter twice", "let this process adapt")
         messages = ((job, {"cmd": "adapt", "job": job_to_wire(job)}) for job in jobs)
         for job, reply in _Exchange(self.link, messages).replies():
             if "outcome" in reply:
