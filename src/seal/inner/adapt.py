@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -134,6 +134,16 @@ def check_rows(rows: Sequence[TrainRow], runtime: Runtime) -> None:
         if not row.labelled():
             raise AdaptError(f"training sequence {i} has no token to learn", "give it at least two tokens")
         runtime.check_tokens(row.ids)
+
+
+@overload
+def train(runtime: Runtime, jobs: Iterable[AdaptJob], slots: int, token_budget: int) -> Iterator[Trained]: ...
+
+
+@overload
+def train(
+    runtime: Runtime, jobs: Iterable[AdaptJob | None], slots: int, token_budget: int
+) -> Iterator[Trained | None]: ...
 
 
 def train(

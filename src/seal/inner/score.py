@@ -109,7 +109,7 @@ class PrefixScorer:
         for step in range(max(map(len, tails))):
             tokens = torch.tensor([tail[min(step, len(tail) - 1)] for tail in tails], device=device)
             positions = torch.tensor([min(n, last) for n in cache.lengths], device=device)
-            packed = pack_step(tokens, positions, None, cache)
+            packed = pack_step(tokens, positions, (), cache)
             yield self.runtime.forward(packed, torch.arange(len(tails), device=device))
             cache.advance()
         cache.truncate(lengths)
