@@ -66,6 +66,7 @@ class SEALFramework:
         updates = [self._round(iteration) for iteration in range(self.config.max_outer_iterations)]
         self._adopt(updates)
         arms += self.held_out.after(self.bench, arms)
+        self.bench.close()
         rates = tuple(self._success_rate(update.iteration) for update in updates)
         summary = Summary(tuple(arms), tuple(updates), rates, self.domain.asked)
         self.folder.record("summary", "final", summary)
@@ -132,6 +133,7 @@ class SEALFramework:
             self.folder.record("result", r.edit_id, replace(r, reward=decided.get(r.edit_id, r.reward)))
         pairs = [(prompt, completion) for prompt, completion in selection.pairs if completion.strip()]
         out = self.folder.checkpoints / f"policy-{iteration + 1}"
+        self.bench.close()
         with self.bench.phase("update", iteration):
             seed = derive(config.seed, "update", iteration)
             new = self.optimizer.update(self.bench.policy, pairs, out, seed)
@@ -154,6 +156,7 @@ class SEALFramework:
         latest = next((u for u in reversed(updates) if u.updated), None)
         if latest is None or latest.policy == self.bench.policy.version:
             return
+        self.bench.close()
         config, folder = self.config, self.folder.path / latest.checkpoint
         policy = load_model(str(folder), config.device, config.dtype)
         self.bench = setup.workbench(config, self.folder, self.domain, self.grader, policy)

@@ -138,8 +138,10 @@ class InnerConfig(Section):
     """Gradient clipping by global norm, each adapter its own; 0 switches it off."""
     targets: Names = ("all",)
     """Layers with LoRA: groups all, attention, mlp, or suffixes of module names such as q_proj."""
+    workers: AutoOrNatural = "auto"
+    """Processes that share the work; auto: one a core or GPU, as memory allows, and one for a tiny model."""
     slots: AutoOrNatural = "auto"
-    """Adapters trained at once; auto: chosen from the device's memory."""
+    """Adapters trained at once, in all processes; auto: chosen from the device's memory."""
     token_budget: AutoOrNatural = "auto"
     """Tokens in one packed pass; auto: chosen from the device's memory."""
     pad_loss: bool = False

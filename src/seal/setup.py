@@ -152,13 +152,18 @@ def workbench(
     config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, policy: LoadedModel
 ) -> Workbench:
     """`policy` with everything that it writes, adapts and is measured with."""
+    from seal.inner.helpers import SharedInnerLoop, default_workers
     from seal.inner.loop import LocalInnerLoop
     from seal.measure import Measurer
     from seal.self_edit import SelfEditGenerator
     from seal.workbench import Workbench
 
     slots, budget = (None if v == "auto" else int(v) for v in (config.inner.slots, config.inner.token_budget))
-    loop = LocalInnerLoop(policy, grader, slots=slots, token_budget=budget)
+    wanted = config.inner.workers
+    workers = default_workers(policy) if wanted == "auto" else int(wanted)
+    own = -(-slots // workers) if slots else None
+    local = LocalInnerLoop(policy, grader, slots=own, token_budget=budget)
+    loop = SharedInnerLoop(local, workers) if workers > 1 else local
     pad_to = config.max_length if config.inner.pad_loss else 0
     measurer = Measurer(policy, domain, loop, config.lora_recipe(), config.seed, pad_to)
     generator = _generator(config, policy)

@@ -110,6 +110,12 @@ class Workbench:
         if self.run.journal.get(kind, key) is None:
             self.run.record(kind, key, record)
 
+    def close(self) -> None:
+        """Free what the engine holds beside the policy (its helper processes); more work brings it back."""
+        close = getattr(self.measurer.loop, "close", None)
+        if close is not None:
+            close()
+
     @contextmanager
     def phase(self, name: str, iteration: int, part: str = "") -> Iterator[_Clock]:
         """Note the wall time of the block, and the tokens that it counts on the clock."""

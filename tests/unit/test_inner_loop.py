@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from inner_contract import RECIPE, InnerLoopContract, fact, job, same_outcome
-from seal.errors import GenerationError
+from seal.errors import AdaptError, GenerationError
 from seal.grading import Grader, LexicalGrader
+from seal.inner.helpers import SharedInnerLoop, deal, default_workers
 from seal.inner.loop import LocalGenerator, LocalInnerLoop, prompt_ids, stop_ids
 from seal.inner.protocol import Generator, InnerLoop
 from seal.inner.runtime import Runtime
@@ -239,3 +240,81 @@ def test_more_prompts_than_rows_are_scored_in_groups(tiny: Callable[..., LoadedM
         found = scorer.score([p for p, _ in ids], [c for _, c in ids])
         assert found == pytest.approx(generator.score(*zip(*asked, strict=True)), rel=1e-4)  # type: ignore[arg-type]
     assert scorer.score([], []) == []
+
+
+class TestSharedInnerLoop(InnerLoopContract):
+    """In this process and one helper, which serves all these tests."""
+
+    helpers: ClassVar[list[Any]] = []
+
+    @contextmanager
+    def open_loop(self, grader: Grader, folder: Path) -> Iterator[InnerLoop]:
+        loop = SharedInnerLoop(LocalInnerLoop(fresh(), grader, slots=3, token_budget=64), 2)
+        loop._helpers = self.helpers
+        yield loop
+        type(self).helpers = loop._helpers
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        for helper in cls.helpers:
+            helper.end()
+            assert helper.process.returncode is not None
+
+
+def shared(workers: int = 2) -> SharedInnerLoop:
+    return SharedInnerLoop(LocalInnerLoop(fresh(), LexicalGrader(), slots=2), workers)
+
+
+def test_jobs_are_dealt_evenly_and_always_the_same_way() -> None:
+    jobs = [job(f"n{i}", i, replace(RECIPE, epochs=1 + i % 5), n_rows=1 + i % 3) for i in range(17)]
+    hands = deal(jobs, 3)
+    assert hands == deal(jobs, 3)
+    assert sorted(j.id for hand in hands for j in hand) == sorted(j.id for j in jobs)
+    assert all([jobs.index(j) for j in hand] == sorted(jobs.index(j) for j in hand) for hand in hands)
+    work = [sum(j.recipe.epochs * sum(len(r.ids) for r in j.rows) for j in hand) for hand in hands]
+    assert max(work) < 1.1 * min(work)
+    assert [len(hand) for hand in deal(jobs[:2], 3)] == [1, 1, 0]
+
+
+def test_a_helper_that_dies_ends_the_run_and_the_next_one_starts_another() -> None:
+    loop = shared()
+    jobs = [job(f"n{i}", i) for i in range(4)]
+    assert len(list(loop.run(jobs))) == 4
+    (helper,) = loop._helpers
+    helper.process.kill()
+    helper.process.wait(10)
+    with pytest.raises(AdaptError, match="helper process of the inner loop was ended by signal 9"):
+        list(loop.run(jobs))
+    assert len(list(loop.run(jobs))) == 4
+    (second,) = loop._helpers
+    loop.close()
+    assert second.process.returncode is not None
+
+
+def test_an_abandoned_run_leaves_nothing_for_the_next() -> None:
+    loop = shared()
+    jobs = [job(f"n{i}", i) for i in range(6)]
+    first = next(iter(loop.run(jobs)))
+    assert loop._helpers == []
+    again = {o.job_id: o for o in loop.run(jobs)}
+    assert set(again) == {j.id for j in jobs}
+    same_outcome(again[first.job_id], first)
+    loop.close()
+
+
+def test_a_helper_refuses_another_model(tmp_path: Path) -> None:
+    local = LocalInnerLoop(replace(fresh(), version="another"), None, slots=2)
+    loop = SharedInnerLoop(local, 2)
+    with pytest.raises(AdaptError, match="holds another model now"):
+        list(loop.run([job("a"), job("b")]))
+    assert loop._helpers == []
+
+
+def test_one_job_starts_no_helper() -> None:
+    loop = shared()
+    assert [o.job_id for o in loop.run([job("a")])] == ["a"]
+    assert loop._helpers == []
+
+
+def test_helpers_are_for_models_that_are_worth_it() -> None:
+    assert default_workers(fresh()) == 1

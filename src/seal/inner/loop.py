@@ -185,9 +185,7 @@ class LocalInnerLoop:
         written = self._decoder.run([_request(*a) for a in asked])
         answers = iter(self._graded([p for p, *_ in asked], written))
         fresh = dict(zip(missing, answers, strict=False))
-        self._baselines |= {p: a for p, a in fresh.items() if a.verdict is not Verdict.ERROR}
-        while len(self._baselines) > BASELINES_KEPT:
-            self._baselines.pop(next(iter(self._baselines)))
+        self._remember(fresh)
         return [
             tuple(replace(fresh.get(p) or kept[p], probe_id=p.id) for p in ask.probes)
             if ask.adapter is None
@@ -195,18 +193,45 @@ class LocalInnerLoop:
             for ask in asks
         ]
 
+    def grade(self, job: AdaptJob, outcome: AdaptOutcome) -> AdaptOutcome:
+        """What a loop without a grader gave for `job`, graded; the base's answers once a probe."""
+        if outcome.error is not None:
+            return outcome
+        base = job.probes if outcome.baseline else ()
+        fresh = [(p, a) for p, a in zip(base, outcome.baseline, strict=True) if p not in self._baselines]
+        adapted = list(zip(job.probes, outcome.adapted, strict=True)) if outcome.losses else []
+        asked = [*fresh, *adapted]
+        answers = self._with_verdicts([p for p, _ in asked], [a for _, a in asked])
+        known = dict(zip([p for p, _ in fresh], answers, strict=False))
+        self._remember(known)
+        baseline = tuple(replace(known.get(p) or self._baselines[p], probe_id=p.id) for p in base)
+        return replace(
+            outcome, baseline=baseline, adapted=tuple(answers[len(fresh) :]) if adapted else baseline
+        )
+
+    def _remember(self, answers: dict[Probe, Answer]) -> None:
+        """Keep the base's answers; an outage is no answer."""
+        self._baselines |= {p: a for p, a in answers.items() if a.verdict is not Verdict.ERROR}
+        while len(self._baselines) > BASELINES_KEPT:
+            self._baselines.pop(next(iter(self._baselines)))
+
     def _graded(self, probes: Sequence[Probe], written: Sequence[Written]) -> list[Answer]:
         answers = [
             Answer(p.id, w.text, len(w.ids), w.finish, w.log_likelihood, len(p.reference))
             for p, w in zip(probes, written, strict=True)
         ]
+        return self._with_verdicts(probes, answers)
+
+    def _with_verdicts(self, probes: Sequence[Probe], answers: list[Answer]) -> list[Answer]:
         graded = [i for i, p in enumerate(probes) if p.question is not None]
         if self.grader is None or not graded:
             return answers
         items = [(q, answers[i].text) for i in graded if (q := probes[i].question) is not None]
-        for i, (verdict, note) in zip(graded, self._verdicts(items), strict=True):
-            answers[i] = replace(answers[i], verdict=verdict, note=note)
-        return answers
+        verdicts = dict(zip(graded, self._verdicts(items), strict=True))
+        return [
+            replace(a, verdict=verdicts[i][0], note=verdicts[i][1]) if i in verdicts else a
+            for i, a in enumerate(answers)
+        ]
 
     def _verdicts(self, items: Sequence[tuple[Question, str]]) -> list[tuple[Verdict, str]]:
         """Verdict and note of every item; one that the grader refuses costs no other its verdict."""
