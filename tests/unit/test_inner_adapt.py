@@ -6,6 +6,8 @@ import gc
 import hashlib
 import random
 import weakref
+from collections.abc import Iterable, Sequence
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from seal.inner.adapt import Trained, train
 from seal.inner.adapter import Adapter
-from seal.inner.packing import pack
+from seal.inner.packing import CALL_COST, length_buckets, pack
 from seal.inner.runtime import Runtime
 from seal.inner.stack import stack_up
 from seal.models.load import LoadedModel, load_model
@@ -151,6 +153,25 @@ def test_any_mix_of_recipes_equals_alone(
     together = run(llama, jobs, slots, 64)
     for j in jobs:
         nearly_the_same(together[j.id], run(llama, [j])[j.id])
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=7))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_attention_calls_are_cut_where_they_cost_least(lengths: list[int]) -> None:
+    """Against every way to cut the sorted lengths."""
+
+    def cost(groups: Iterable[Sequence[int]]) -> int:
+        return sum(CALL_COST + len(group) * max(group) ** 2 for group in groups)
+
+    found = length_buckets(lengths)
+    assert sorted(i for group in found for i in group) == list(range(len(lengths)))
+    ordered = sorted(lengths)
+    cheapest = min(
+        cost([ordered[a:b] for a, b in pairwise([0, *cuts, len(ordered)])])
+        for n in range(len(lengths))
+        for cuts in combinations(range(1, len(ordered)), n)
+    )
+    assert cost([[lengths[i] for i in group] for group in found]) == cheapest
 
 
 def test_a_sequence_never_sees_its_neighbour(llama: LoadedModel) -> None:
