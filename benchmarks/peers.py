@@ -6,7 +6,7 @@ import multiprocessing
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -65,9 +65,9 @@ class TunedPeft:
             if parameter.requires_grad:
                 parameter.zero_() if "lora_B" in name else torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)
 
-    def answer(self, prompts: Sequence[Sequence[int]], n: int) -> int:
-        """Greedy answers of `n` tokens to all prompts in one padded batch; returns how many."""
-        return generate(self.model, prompts, n, self.pad)
+    def answer(self, prompts: Sequence[Sequence[int]], n: int, ends: Collection[int] = ()) -> int:
+        """Greedy answers of `n` tokens, or up to one of `ends`, in one padded batch; returns how many."""
+        return generate(self.model, prompts, n, self.pad, ends)
 
     @contextmanager
     def bare(self) -> Iterator[None]:
@@ -91,13 +91,16 @@ def _attach(loaded: LoadedModel, recipe: LoRARecipe, **options: Any) -> Any:
 
 
 @torch.no_grad()
-def generate(model: Any, prompts: Sequence[Sequence[int]], n: int, pad: int) -> int:
+def generate(
+    model: Any, prompts: Sequence[Sequence[int]], n: int, pad: int, ends: Collection[int] = ()
+) -> int:
     """transformers' own greedy decoding, padded on the left; returns the number of prompts."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    out = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=n)
-    assert out.shape[1] == longest + n
+    stop = {"eos_token_id": sorted(ends)} if ends else {}
+    out = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=n, **stop)
+    assert ends or out.shape[1] == longest + n
     return len(prompts)
 
 
