@@ -252,3 +252,18 @@ def test_a_finished_adapter_leaves_memory(dtype: str) -> None:
     done.clear()
     gc.collect()
     assert [ref() for ref in alive] == [None, None]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("dtype", "loss_tolerance", "weight_tolerance"), [("float32", 5e-5, 1e-3), ("bfloat16", 2e-2, 5e-2)]
+)
+def test_a_gpu_trains_as_peft_does(dtype: str, loss_tolerance: float, weight_tolerance: float) -> None:
+    """Uneven shares go through grouped products there."""
+    loaded = load_model("tiny-random-llama", device="cuda", dtype=dtype)
+    ours = run(loaded, four_jobs())
+    for j in four_jobs():
+        with LoRAWrapper.from_recipe(loaded.model, j.recipe) as reference:
+            losses = reference.fit(j.rows, j.recipe, j.seed)
+            assert ours[j.id].losses == pytest.approx(losses, abs=loss_tolerance * max(losses))
+            assert distance(ours[j.id], reference) < weight_tolerance
