@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 
 #: Models with fewer weights are through before a helper has started.
 _WORTH_WEIGHTS = 20_000_000
-#: Memory that a helper needs, in models: weights, reordered weights, adapters, activations.
+#: Memory that a helper needs, in models: weights, reordered weights, adapters, activations. The first process,
+#: which also holds the M-step, needs twice as much.
 _MEMORY_FACTOR = 6
 
 
@@ -53,7 +54,7 @@ def default_workers(loaded: LoadedModel) -> int:
     if model.device.type != "cpu" or weights < _WORTH_WEIGHTS:
         return 1
     need = _MEMORY_FACTOR * weights * model.dtype.itemsize
-    return max(1, min(torch.get_num_threads(), int(psutil.virtual_memory().total // need)))
+    return max(1, min(torch.get_num_threads(), int(psutil.virtual_memory().total // need) - 1))
 
 
 @dataclass(frozen=True, slots=True)
