@@ -26,8 +26,8 @@ from seal.errors import SealError
 
 _FIRST = ("train", "resume", "report", "watch", "doctor", "init", "presets")  # the order of `--help`
 #: How long a thread of GNU OpenMP turns in place before it sleeps until its sisters have come. With the
-#: default, a neighbour that keeps one of two cores busy slows small operations thirtyfold; with this, twofold,
-#: and on a quiet machine they lose an eighth.
+#: default, a neighbour that keeps one of two cores busy slows small operations thirtyfold; with this,
+#: twofold, and on a quiet machine they lose an eighth.
 _THREADS = {"GOMP_SPINCOUNT": "10000"}
 _DEBUG = "--debug, with any command, shows the full traceback of an error."
 

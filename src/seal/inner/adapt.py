@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -318,41 +318,20 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool)
         r.fit.loss = r.fit.loss + part.sum()
 
 
-class _WeightedNLL(torch.autograd.Function):
-    """Each row's weight times its negative log-likelihood in nats, (K,), from logits (K, V).
-
-    The gradient, w (softmax - one-hot), is made with the value, in the one fp32 copy of the logits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits_KV: Tensor, targets_K: Tensor, weights_K: Tensor) -> Tensor:
-        p_KV = logits_KV.to(torch.float32, copy=True)
-        top_K1 = p_KV.amax(dim=-1, keepdim=True)
-        own_K1 = p_KV.gather(1, targets_K[:, None]) - top_K1
-        sums_K1 = p_KV.sub_(top_K1).exp_().sum(dim=-1, keepdim=True)
-        p_KV.mul_(weights_K[:, None] / sums_K1)
-        p_KV.scatter_add_(1, targets_K[:, None], -weights_K[:, None])
-        ctx.save_for_backward(p_KV.to(logits_KV.dtype))
-        return (sums_K1.log() - own_K1)[:, 0] * weights_K
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (grad_KV,) = ctx.saved_tensors
-        return grad_KV * grads[0][:, None].to(grad_KV.dtype), None, None
-
-
 def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
     """Every labelled position's weighted loss (K,), and the loss's gradient by `hidden_KD`.
 
-    In pieces: the logits of a whole pass would be far larger than all else in it.
+    In pieces: the logits of a whole pass would be far larger than all else in it. The gradient by the logits,
+    softmax - one-hot, is made of the loss's own log-probabilities.
     """
     losses, grads = [], []
-    for hidden, targets, weights in zip(
-        *(x.split(_HEAD_ROWS) for x in (hidden_KD, targets_K, weights_K)), strict=True
-    ):
-        hidden.requires_grad_()
-        terms = _WeightedNLL.apply(runtime.logits(hidden), targets, weights)  # type: ignore[no-untyped-call]
-        (grad,) = torch.autograd.grad(terms.sum(), hidden)
-        losses.append(terms.detach())
-        grads.append(grad)
+    chunks = (x.split(_HEAD_ROWS) for x in (hidden_KD, targets_K[:, None], weights_K[:, None]))
+    for hidden_KD, targets_K1, weights_K1 in zip(*chunks, strict=True):
+        with torch.enable_grad():
+            logits_KV = runtime.logits(hidden_KD.requires_grad_())
+        log_p_KV = logits_KV.detach().float().log_softmax(dim=-1)
+        losses.append(-(log_p_KV.gather(1, targets_K1) * weights_K1)[:, 0])
+        by_logits_KV = log_p_KV.exp_().scatter_add_(1, targets_K1, -torch.ones_like(weights_K1))
+        (grad_KD,) = torch.autograd.grad(logits_KV, hidden_KD, by_logits_KV.to(logits_KV.dtype))
+        grads.append(grad_KD * weights_K1.to(grad_KD.dtype))
     return torch.cat(losses), torch.cat(grads)

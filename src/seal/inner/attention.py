@@ -89,33 +89,28 @@ class _CausalBF16(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        ctx.scale = scale
         gqa = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=gqa)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=gqa)
+        ctx.save_for_backward(q, k, v, out)
+        ctx.scale = scale
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v = ctx.saved_tensors
+        q, k, v, out = ctx.saved_tensors
         rows, heads, length, features = q.shape
         shared = heads // k.shape[1]  # query heads a key head
 
         def by_key_head(x: Tensor) -> Tensor:  # (S·K, G·L, E)
             return x.float().reshape(rows * k.shape[1], shared * length, features)
 
-        q2, g2 = by_key_head(q), by_key_head(grads[0])
+        q2, g2, o2 = by_key_head(q).mul_(ctx.scale), by_key_head(grads[0]), by_key_head(out)
         k2, v2 = (x.float().reshape(-1, length, features) for x in (k, v))
-        logits = torch.bmm(q2, k2.transpose(1, 2)).view(-1, shared, length, length)
-        hidden = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-        p = (
-            logits.mul_(ctx.scale)
-            .masked_fill_(hidden, -torch.inf)
-            .softmax(dim=-1)
-            .view(-1, shared * length, length)
-        )
-        grad_p = torch.bmm(g2, v2.transpose(1, 2))
-        grad_s = grad_p.sub_((grad_p * p).sum(dim=-1, keepdim=True)).mul_(p).mul_(ctx.scale)
-        grad_q = torch.bmm(grad_s, k2).view_as(q).to(q.dtype)
+        unseen = torch.full((length, length), -torch.inf, device=q.device).triu_(1).repeat(shared, 1)
+        p = torch.baddbmm(unseen, q2, k2.transpose(1, 2)).softmax(dim=-1)  # (S·K, G·L, L)
+        # The softmax's gradient takes the mean of grad_p under p from each row, which is g · out.
+        grad_s = torch.bmm(g2, v2.transpose(1, 2)).sub_((g2 * o2).sum(dim=-1, keepdim=True)).mul_(p)
+        grad_q = torch.bmm(grad_s, k2).mul_(ctx.scale).view_as(q).to(q.dtype)
         grad_k = torch.bmm(grad_s.transpose(1, 2), q2).view_as(k).to(q.dtype)
         grad_v = torch.bmm(p.transpose(1, 2), g2).view_as(v).to(q.dtype)
         return grad_q, grad_k, grad_v, None

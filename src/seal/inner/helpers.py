@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 
 #: Models with fewer weights are through before a helper has started.
 _WORTH_WEIGHTS = 20_000_000
-#: Memory that a helper needs, in models: weights, reordered weights, adapters, activations. The first process,
-#: which also holds the M-step, needs twice as much.
+#: Memory that a helper needs, in models: weights, reordered weights, adapters, activations. The first
+#: process, which also holds the M-step, needs twice as much.
 _MEMORY_FACTOR = 6
 
 
