@@ -458,18 +458,19 @@ def test_a_waiting_client_is_told_now_and_then(
 
 def test_a_pass_waits_for_jobs_that_are_about_to_come() -> None:
     inner, outcomes = HeldLoop(), queue.SimpleQueue[AdaptOutcome]()
+    jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
     asked: list[bool] = []
 
     def coming() -> bool:
         asked.append(len(asked) < 2)
         if len(asked) == 2:
-            worker.put(AdaptJob("second", (), LoRARecipe(), (), 0))
+            jobs.put(AdaptJob("second", (), LoRARecipe(), (), 0))
         return asked[-1]
 
-    worker = Worker(inner, lambda job_id: True, lambda job_id: None, outcomes.put, coming)
-    worker.put(AdaptJob("first", (), LoRARecipe(), (), 0))
+    worker = Worker(jobs, inner, lambda job_id: True, lambda job_id: None, outcomes.put, coming)
+    jobs.put(AdaptJob("first", (), LoRARecipe(), (), 0))
     worker.start()
     assert [outcomes.get(timeout=20).job_id for _ in range(2)] == ["first", "second"]
     worker.stop()
-    assert [[job.id for job in jobs] for jobs in inner.seen] == [["first", "second"]]
+    assert [[job.id for job in taken] for taken in inner.seen] == [["first", "second"]]
     assert asked == [True, True, False]
