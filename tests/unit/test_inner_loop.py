@@ -16,7 +16,7 @@ import torch
 from inner_contract import RECIPE, InnerLoopContract, fact, job, same_outcome
 from seal.errors import AdaptError, GenerationError
 from seal.grading import Grader, LexicalGrader
-from seal.inner.helpers import SharedInnerLoop, deal, default_workers
+from seal.inner.helpers import HelperLoop, SharedInnerLoop, deal, default_workers
 from seal.inner.loop import LocalGenerator, LocalInnerLoop, prompt_ids, stop_ids
 from seal.inner.protocol import Generator, InnerLoop
 from seal.inner.runtime import Runtime
@@ -72,7 +72,12 @@ def test_jobs_are_taken_when_there_is_room_and_outcomes_come_early() -> None:
     assert len(list(outcomes)) == 11
 
 
-def test_jobs_join_while_others_train_and_nobody_waits_for_company() -> None:
+def in_a_helper(slots: int = 2) -> HelperLoop:
+    return HelperLoop(LocalInnerLoop(fresh(), LexicalGrader(), slots=slots), 1, 1)
+
+
+@pytest.mark.parametrize("helper", [False, True])
+def test_jobs_join_while_others_train_and_nobody_waits_for_company(helper: bool) -> None:
     """A client that waits for its outcome before it asks again keeps its slot, and the long job goes on."""
     short, long = replace(RECIPE, epochs=2), replace(RECIPE, epochs=40)
     asked = ["first"]
@@ -83,7 +88,7 @@ def test_jobs_join_while_others_train_and_nobody_waits_for_company() -> None:
         while "third" not in told:
             yield job(asked.pop(), len(told), short) if asked else None
 
-    loop = LocalInnerLoop(fresh(), LexicalGrader(), slots=2)
+    loop = in_a_helper() if helper else LocalInnerLoop(fresh(), LexicalGrader(), slots=2)
     outcomes = {}
     for outcome in loop.run(source()):
         outcomes[outcome.job_id] = outcome
@@ -96,6 +101,33 @@ def test_jobs_join_while_others_train_and_nobody_waits_for_company() -> None:
         same_outcome(*alone.run([job(name, i, short)]), outcomes[name])
     same_outcome(*alone.run([job("long", 9, long)]), outcomes["long"])
     assert list(loop.run([None, job("never asked for")])) == []
+    if isinstance(loop, HelperLoop):
+        loop.close()
+
+
+def test_a_helper_that_dies_is_started_again() -> None:
+    loop = in_a_helper()
+    (whole,) = loop.run([job("a")])
+    assert loop._helper is not None
+    loop._helper.process.kill()
+    loop._helper.process.wait(10)
+    (again,) = loop.run([job("a")])
+    same_outcome(again, whole)
+
+    def killing() -> Iterator[AdaptJob | None]:
+        yield job("long", recipe=replace(RECIPE, epochs=500))
+        assert loop._helper is not None
+        loop._helper.process.kill()
+        while True:
+            yield None
+
+    with pytest.raises(AdaptError, match="a helper process of the inner loop was ended by signal 9"):
+        list(loop.run(killing()))
+    (again,) = loop.run([job("a")])
+    same_outcome(again, whole)
+    process = loop._helper.process
+    loop.close()
+    assert process.returncode is not None
 
 
 def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:

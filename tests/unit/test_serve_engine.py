@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from seal.grading import LexicalGrader
+from seal.inner.helpers import HelperLoop
 from seal.inner.loop import LocalInnerLoop
 from seal.records import AdaptJob, LoRARecipe, TrainRow
 from seal.serve import messages as m
@@ -76,6 +77,30 @@ def address(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 def local(tiny: Any) -> LocalTTT:
     fresh = tiny()
     return LocalTTT(LocalInnerLoop(fresh, LexicalGrader()), Requests(fresh))
+
+
+def test_engines_share_the_queue_and_one_that_dies_costs_nobody_a_reply(tiny: Any, local: LocalTTT) -> None:
+    loaded = tiny()
+    engine, other = (LocalInnerLoop(loaded, LexicalGrader(), slots=2) for _ in range(2))
+    helper = HelperLoop(other, 1, 1)
+    server = TTTServer(engine, Requests(loaded), ServerSettings(port=0), helpers=[helper])
+    ready: queue.SimpleQueue[str] = queue.SimpleQueue()
+    thread = threading.Thread(target=server.run, args=(ready.put,), daemon=True)
+    thread.start()
+    client = TTTClient(Link(ready.get(timeout=20), silence_s=120))
+    asked = [{**request(n), "seed": n} for n in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(client.ask, asked[:12]))
+        assert helper._helper is not None
+        helper._helper.process.kill()
+        replies += pool.map(client.ask, asked[12:])
+    asks = [Ask(str(r["seed"]), m.TTTRequest.model_validate(r), r["seed"]) for r in asked]
+    mine = {a.id: a.reply for a in local.run(asks)}
+    assert replies == [reply.model_dump(mode="json") for r in asked if (reply := mine[str(r["seed"])])]
+    server.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    helper.close()
 
 
 def test_a_plain_client_gets_through_twenty_requests(address: str) -> None:

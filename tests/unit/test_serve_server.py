@@ -41,6 +41,7 @@ from seal.serve.security import is_loopback, make_keys, read_allowed, read_keys,
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings
 from seal.serve.store import Store
+from seal.serve.worker import Worker
 
 QUESTION = {"title": "T", "context": "C", "question": "Q?", "answer": "A"}
 REQUEST = {"train_sequences": ["some text"], "eval_questions": [QUESTION]}
@@ -453,3 +454,23 @@ def test_a_waiting_client_is_told_now_and_then(
         thread.join(20)
     assert [a.id for a in answered] == ["a"]
     assert answered[0].reply is not None
+
+
+def test_a_pass_waits_for_jobs_that_are_about_to_come() -> None:
+    inner, outcomes = HeldLoop(), queue.SimpleQueue[AdaptOutcome]()
+    jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
+    asked: list[bool] = []
+
+    def coming() -> bool:
+        asked.append(len(asked) < 2)
+        if len(asked) == 2:
+            jobs.put(AdaptJob("second", (), LoRARecipe(), (), 0))
+        return asked[-1]
+
+    worker = Worker(jobs, inner, lambda job_id: True, lambda job_id: None, outcomes.put, coming)
+    jobs.put(AdaptJob("first", (), LoRARecipe(), (), 0))
+    worker.start()
+    assert [outcomes.get(timeout=20).job_id for _ in range(2)] == ["first", "second"]
+    worker.stop()
+    assert [[job.id for job in taken] for taken in inner.seen] == [["first", "second"]]
+    assert asked == [True, True, False]

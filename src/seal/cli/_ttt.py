@@ -56,11 +56,13 @@ class Where:
             from seal.serve.client import RemoteTTT
 
             return RemoteTTT(self.link(self.wait))
+        from seal.inner.helpers import SharedInnerLoop, default_workers
         from seal.serve.requests import LocalTTT, Requests
 
         grader = grading.make()
         loaded = place.load(self.local)
-        return LocalTTT(engine(loaded, grader), Requests(loaded))
+        own, workers = engine(loaded, grader), default_workers(loaded)
+        return LocalTTT(SharedInnerLoop(own, workers) if workers > 1 else own, Requests(loaded))
 
     def shut_down(self) -> None:
         """End the server."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from seal.cli import _options, _ttt
 from seal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from seal.grading import Grader
+    from seal.inner.helpers import HelperLoop
+    from seal.inner.loop import LocalInnerLoop
+    from seal.models.load import LoadedModel
 
 
 @_options.grouped
@@ -40,6 +46,9 @@ def serve(
     shutdown: Annotated[bool, Option(help="Whether clients may shut the server down.")] = True,
     capacity: Annotated[int, Option(min=1, help="Requests under way; one more is answered Busy.")] = 256,
     slots: Annotated[int | None, Option(min=1, help="Adapters trained at once; default: by device.")] = None,
+    workers: Annotated[
+        int | None, Option(min=1, help="Processes that share the work; default: one a core or GPU, as fits.")
+    ] = None,
     grace: Annotated[float, Option(min=0, help="Seconds that running jobs get at the end.")] = 60.0,
     max_mb: Annotated[int, Option(min=1, help="Largest message, in MiB.")] = 16,
     max_sequences: Annotated[int, Option(min=1, help="Training sequences of a request.")] = 20_000,
@@ -90,14 +99,34 @@ def serve(
     settings.check()
     judge = grading.make()
     loaded = place.load(model)
-    inner = _ttt.engine(loaded, judge, slots)
-    server = TTTServer(inner, Requests(loaded), settings, Store(store or "", loaded.version), model)
+    inner, helpers = _engines(loaded, judge, slots, workers)
+    replies = Store(store or "", loaded.version)
+    server = TTTServer(inner, Requests(loaded), settings, replies, model, helpers)
     try:
         server.run(lambda address: _announce(address, endpoint_file, settings, loaded.version))
     finally:
+        for helper in helpers:
+            helper.close()
         if endpoint_file is not None:
             endpoint_file.unlink(missing_ok=True)
     print("the server has ended")
+
+
+def _engines(
+    loaded: LoadedModel, grader: Grader, slots: int | None, workers: int | None
+) -> tuple[LocalInnerLoop, list[HelperLoop]]:
+    """This process's engine and its helpers; slots and threads are shared out."""
+    import torch
+
+    from seal.inner.helpers import HelperLoop, default_workers
+    from seal.inner.loop import default_slots
+
+    n = workers or default_workers(loaded)
+    share = -(-(slots or default_slots(loaded.model.device)) // n)
+    threads = max(1, torch.get_num_threads() // n)
+    torch.set_num_threads(threads)
+    engines = [_ttt.engine(loaded, grader, share) for _ in range(n)]
+    return engines[0], [HelperLoop(engine, i, threads) for i, engine in enumerate(engines[1:], 1)]
 
 
 def _token(path: Path | None) -> str:

@@ -40,6 +40,8 @@ _WORTH_WEIGHTS = 20_000_000
 #: Memory that a helper needs, in models: weights, reordered weights, adapters, activations. The first
 #: process, which also holds the M-step, needs twice as much.
 _MEMORY_FACTOR = 6
+#: Between two looks for new jobs while a helper is at work.
+_LISTEN_S = 0.02
 
 
 def default_workers(loaded: LoadedModel) -> int:
@@ -147,14 +149,53 @@ class SharedInnerLoop:
             return
         self.close()
         log.info("starting %d helper process%s", n, "es" if n > 1 else "")
-        local, loaded = self.local, self.local.loaded
-        kind = str(loaded.model.dtype).removeprefix("torch.")
-        for i in range(1, n + 1):
-            place = _device(loaded.model.device, i)
-            setup = _Setup(
-                loaded.source, loaded.version, place, kind, self._threads, local.slots, local.token_budget
-            )
-            self._helpers.append(_Helper(setup))
+        self._helpers = [_Helper(_setup(self.local, i, self._threads)) for i in range(1, n + 1)]
+
+
+class HelperLoop:
+    """`OpenInnerLoop` in a process of its own, which starts with the first job. Answers are graded here.
+
+    Args:
+        local: an engine whose model, slots and token budget the process gets; it only grades.
+        number: 1 for the first helper; chooses the GPU.
+        threads: of the process.
+    """
+
+    def __init__(self, local: LocalInnerLoop, number: int, threads: int) -> None:
+        self.local, self.number, self.threads = local, number, threads
+        self._helper: _Helper | None = None
+
+    def run(self, jobs: Iterable[AdaptJob | None]) -> Iterator[AdaptOutcome]:
+        """Train and answer `jobs`; see `OpenInnerLoop.run`.
+
+        Raises:
+            AdaptError: the process came to an end, or could not load the model; the next run starts another.
+        """
+        source, open_jobs = iter(jobs), dict[str, AdaptJob]()
+        if self._helper is not None and self._helper.process.poll() is not None:
+            self.close()  # it died while nobody looked
+        helper = self._helper = self._helper or _Helper(_setup(self.local, self.number, self.threads))
+        done = False
+        try:
+            while True:
+                while len(open_jobs) < self.local.slots and (job := next(source, None)) is not None:
+                    helper.send(job)
+                    open_jobs[job.id] = job
+                if not open_jobs:
+                    done = True
+                    return
+                if helper.connection.poll(_LISTEN_S):
+                    outcome = helper.receive()
+                    yield self.local.grade(open_jobs.pop(outcome.job_id), outcome)
+        finally:
+            if not done:  # what it is still at belongs to nobody now
+                self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._helper is not None:
+            self._helper.end()
+            self._helper = None
 
 
 def deal(jobs: Sequence[AdaptJob], hands: int) -> list[list[AdaptJob]]:
@@ -175,6 +216,13 @@ def _cost(job: AdaptJob) -> float:
     """Tokens to train on and to write; reading a prompt is a tenth of the work a token."""
     training = job.recipe.epochs * sum(len(row.ids) for row in job.rows)
     return 1 + training + sum(p.sampling.max_new_tokens + 0.1 * len(p.ids) for p in job.probes)
+
+
+def _setup(local: LocalInnerLoop, number: int, threads: int) -> _Setup:
+    loaded = local.loaded
+    kind = str(loaded.model.dtype).removeprefix("torch.")
+    place = _device(loaded.model.device, number)
+    return _Setup(loaded.source, loaded.version, place, kind, threads, local.slots, local.token_budget)
 
 
 def _device(own: torch.device, number: int) -> str:
@@ -214,10 +262,10 @@ class _Helper:
         self._finalizer = finalize(self, _end, self.process, self.connection)
         self.connection.send(setup)
 
-    def send(self, jobs: Sequence[AdaptJob]) -> None:
-        """Give it work."""
+    def send(self, work: Sequence[AdaptJob] | AdaptJob) -> None:
+        """Give it all the jobs of a run, or one that joins what it is at."""
         try:
-            self.connection.send(list(jobs))
+            self.connection.send(work if isinstance(work, AdaptJob) else list(work))
         except OSError:
             raise self._gone() from None
 
@@ -239,9 +287,7 @@ class _Helper:
     def _gone(self) -> AdaptError:
         code = self.process.wait(30)
         why = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        return AdaptError(
-            f"a helper process of the inner loop {why}", "lower inner.workers if memory ran out"
-        )
+        return AdaptError(f"a helper process of the inner loop {why}", "use fewer workers if memory ran out")
 
 
 def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
@@ -262,12 +308,20 @@ def serve(number: int) -> None:
         setup: _Setup = connection.recv()
         loop = _engine(setup)
         while True:
-            for outcome in loop.run(connection.recv()):
+            work: list[AdaptJob] | AdaptJob = connection.recv()
+            for outcome in loop.run(_arriving(work, connection) if isinstance(work, AdaptJob) else work):
                 connection.send(outcome)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:  # noqa: BLE001 - the border of this process; the parent says it
         connection.send(_portable(error))
+
+
+def _arriving(first: AdaptJob, connection: Connection) -> Iterator[AdaptJob | None]:
+    """Jobs one by one, as the parent sends them; None: there is none now."""
+    yield first
+    while True:
+        yield connection.recv() if connection.poll() else None
 
 
 def _engine(setup: _Setup) -> LocalInnerLoop:

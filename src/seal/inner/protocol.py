@@ -25,12 +25,10 @@ class InnerLoop(Protocol):
 
 
 @runtime_checkable
-class OpenInnerLoop(InnerLoop, Protocol):
+class OpenInnerLoop(Protocol):
     """An engine that jobs can join while it works, as a server's queue brings them."""
 
-    def run(
-        self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
-    ) -> Iterator[AdaptOutcome]:
+    def run(self, jobs: Iterable[AdaptJob | None]) -> Iterator[AdaptOutcome]:
         """As `InnerLoop.run`. None among the jobs means that there is none now: they are asked again while
         others are in training, and it is the end once nothing is.
         """

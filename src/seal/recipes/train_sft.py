@@ -158,7 +158,10 @@ def launch(job: SFTJob, processes: int, zero3: bool = False) -> None:
     """
     on_cpu = job.device == "cpu" or not _has_gpu()
     if zero3 and on_cpu:
-        raise ModelError("ZeRO-3 cuts the base up over GPUs, and there is none", "leave --zero3 out")
+        raise ModelError(
+            "ZeRO-3 cuts the base up over GPUs, and there is none",
+            "leave --zero3 out (in the scripts: SEAL_SFT_ZERO3=0)",
+        )
     if zero3 and importlib.util.find_spec("deepspeed") is None:
         raise ModelError("ZeRO-3 needs DeepSpeed, which is not installed", "run: pip install deepspeed")
     read_pairs(job.data)  # what can be said at once is not said by every process

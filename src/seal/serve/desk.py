@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,13 +39,13 @@ class Desk:
     """Tickets from acceptance to delivery.
 
     Args:
-        inner: the engine; only the desk's worker thread calls it.
+        engines: each is called by one worker thread only; they share the queue.
         send: takes a message for a waiter, and never blocks.
     """
 
     def __init__(
         self,
-        inner: OpenInnerLoop,
+        engines: Sequence[OpenInnerLoop],
         requests: Requests,
         settings: ServerSettings,
         store: Store,
@@ -61,19 +62,24 @@ class Desk:
         self._repeats: dict[str, int] = {}
         self._preparing: set[str] = set()
         """Job ids between acceptance and the engine's queue."""
-        self._worker = Worker(
-            inner, self._wanted, self._set_running, self._post, lambda: bool(self._preparing)
-        )
+        self._queue: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
+        self._workers = [
+            Worker(
+                self._queue, inner, self._wanted, self._set_running, self._post, lambda: bool(self._preparing)
+            )
+            for inner in engines
+        ]
         self._prepare = ThreadPoolExecutor(1, "seal-prepare")
 
     def open(self) -> None:
-        """Start the engine's thread; called on the event loop."""
+        """Start the engines' threads; called on the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._worker.start()
+        for worker in self._workers:
+            worker.start()
 
     def close(self) -> None:
         """Give up what is left and close the store."""
-        self._worker.stop()
+        self._stop_workers()
         self._prepare.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
@@ -162,7 +168,7 @@ class Desk:
             log.exception("a request could not be prepared")
             self._call(self._refuse, ticket, SealError(f"{type(error).__name__}: {error}"))
         else:
-            self._worker.put(job)
+            self._queue.put(job)
         finally:
             self._preparing.discard(ticket.job_id)
 
@@ -265,7 +271,7 @@ class Desk:
 
     def is_alive(self) -> bool:
         """Whether work is done and accepted."""
-        return self._worker.is_alive() and not self.closing
+        return all(worker.is_alive() for worker in self._workers) and not self.closing
 
     def status(self) -> dict[str, int]:
         """Counts since the start, and of now."""
@@ -278,13 +284,17 @@ class Desk:
             "replies": len(self.store),
         }
 
+    def _stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+
     async def drain(self) -> None:
         """Fail what waits, finish what runs (for `grace_s` at most, then fail it too)."""
         self.closing = True
         error = m.WireError("the server is shutting down", "ask again when it is back", "shutting_down")
         for ticket in [t for t in self._tickets.values() if t.state == "queued"]:
             self._finish(ticket, None, error)
-        self._worker.stop()
+        self._stop_workers()
         until = time.monotonic() + self.settings.grace_s
         while self._tickets and time.monotonic() < until:
             await asyncio.sleep(0.02)

@@ -13,7 +13,7 @@ import hmac
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import zmq
@@ -37,6 +37,7 @@ class TTTServer:
 
     Args:
         inner: the engine; used by one thread of the server only.
+        helpers: more engines of the same model, each used by a thread of its own.
         requests: turns text requests into jobs and outcomes into replies.
         settings: see `ServerSettings`.
         store: replies by key.
@@ -53,12 +54,15 @@ class TTTServer:
         settings: ServerSettings,
         store: Store | None = None,
         name: str = "",
+        helpers: Sequence[OpenInnerLoop] = (),
     ) -> None:
         settings.check()
         self.settings, self.name = settings, name
         self.address = ""
         """Where it listens, once it does."""
-        self.desk = Desk(inner, requests, settings, Store() if store is None else store, self._answer)
+        self.desk = Desk(
+            (inner, *helpers), requests, settings, Store() if store is None else store, self._answer
+        )
         self._received = 0
         self._began = time.monotonic()
 

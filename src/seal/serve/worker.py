@@ -21,6 +21,7 @@ class Worker:
     """Runs jobs until told to stop; every job that is put comes back as exactly one outcome, or is skipped.
 
     Args:
+        jobs: the queue, which several workers may share; `None` in it ends one of them.
         inner: the engine; only this thread calls it.
         wanted: asked just before a job starts; False drops it without an outcome.
         started: called when the engine takes a job.
@@ -31,6 +32,7 @@ class Worker:
 
     def __init__(
         self,
+        jobs: queue.SimpleQueue[AdaptJob | None],
         inner: OpenInnerLoop,
         wanted: Callable[[str], bool],
         started: Callable[[str], None],
@@ -40,7 +42,7 @@ class Worker:
         self._thread = threading.Thread(target=self._serve, name="seal-engine", daemon=True)
         self._inner, self._wanted, self._started, self._finished = inner, wanted, started, finished
         self._coming = coming
-        self._jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
+        self._jobs = jobs
         self._stopping = False
 
     def start(self) -> None:
@@ -50,10 +52,6 @@ class Worker:
     def is_alive(self) -> bool:
         """Whether jobs are being served."""
         return self._thread.is_alive()
-
-    def put(self, job: AdaptJob) -> None:
-        """Queue a job."""
-        self._jobs.put(job)
 
     def stop(self) -> None:
         """End after the running pass; jobs that have not started are left."""
