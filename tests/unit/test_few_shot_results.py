@@ -35,6 +35,7 @@ def made_up(folder: Path, seed: int, solved: dict[str, list[int]], picks: dict[i
             "data_config.options.val_ids": list(REAL),
             "data_config.options.synthetic.val_n": 2,
             "data_config.options.synthetic.families": ["colour_swap"],
+            "data_config.options.space.groups": ["basic", "size"],
         },
     )
     tasks: list[Task] = load_tasks(config, "val")
@@ -63,8 +64,7 @@ def test_arms_are_counted_by_kind_and_among_the_solvable(
         made_up(
             tmp_path / "one",
             1,
-            {"base": [0, 0, 1, 0], "random": [1, 0, 0, 0], "self_edit_rl": [1, 0, 0, 1]}
-            | {"oracle": [1, 0, 0, 0]},
+            {"base": [0, 0, 1, 0], "random": [1, 0, 0, 0], "self_edit_rl": [1, 0, 0, 1]},
             {-1: [good, bad], 0: [bad, bad], -2: [good, good]},
         ),
         made_up(
