@@ -83,6 +83,7 @@ def test_arms_are_counted_by_kind_and_among_the_solvable(
     assert rows["self_edit_rl"].solvable.mean == 1.0  # one a run: what that run's recipes solved
     assert rows["random"].everything.mean == 0.25
     assert rows["random"].solvable.mean == 0.5
+    assert {other: gain.mean for other, gain in synthetic.gains} == {"random": 0.25}  # (0 + 0 + 0 + 1) / 4
     assert (real.n, real.n_solvable) == (4, 2)  # base solves one without training, which is no recipe's doing
     assert {row.arm: row.everything.mean for row in real.arms}["base"] == 0.25
     assert picks is not None
