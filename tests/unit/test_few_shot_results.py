@@ -35,6 +35,7 @@ def made_up(folder: Path, seed: int, solved: dict[str, list[int]], picks: dict[i
             "data_config.options.val_ids": list(REAL),
             "data_config.options.synthetic.val_n": 2,
             "data_config.options.synthetic.families": ["colour_swap"],
+            "data_config.options.space.groups": ["basic", "size"],
         },
     )
     tasks: list[Task] = load_tasks(config, "val")
@@ -63,8 +64,7 @@ def test_arms_are_counted_by_kind_and_among_the_solvable(
         made_up(
             tmp_path / "one",
             1,
-            {"base": [0, 0, 1, 0], "random": [1, 0, 0, 0], "self_edit_rl": [1, 0, 0, 1]}
-            | {"oracle": [1, 0, 0, 0]},
+            {"base": [0, 0, 1, 0], "random": [1, 0, 0, 0], "self_edit_rl": [1, 0, 0, 1]},
             {-1: [good, bad], 0: [bad, bad], -2: [good, good]},
         ),
         made_up(
@@ -83,6 +83,7 @@ def test_arms_are_counted_by_kind_and_among_the_solvable(
     assert rows["self_edit_rl"].solvable.mean == 1.0  # one a run: what that run's recipes solved
     assert rows["random"].everything.mean == 0.25
     assert rows["random"].solvable.mean == 0.5
+    assert {other: gain.mean for other, gain in synthetic.gains} == {"random": 0.25}  # (0 + 0 + 0 + 1) / 4
     assert (real.n, real.n_solvable) == (4, 2)  # base solves one without training, which is no recipe's doing
     assert {row.arm: row.everything.mean for row in real.arms}["base"] == 0.25
     assert picks is not None

@@ -7,7 +7,7 @@ paper (section 4.1). Intervals are over tasks; a task's runs (seeds) are average
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -44,6 +44,8 @@ class Comparison:
     """Tasks, counted once a run."""
     n_solvable: int
     arms: tuple[ArmRow, ...]
+    gains: tuple[tuple[str, Mean], ...]
+    """What the policy after reinforcement learning solves more than another arm, paired by task and run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,19 @@ def _comparison(kind: str, histories: Sequence[History], chosen: Sequence[set[st
                     if task.task_id in solved:
                         filtered[arm.arm][task.task_id].append(task.score)
     rows = tuple(ArmRow(arm, clustered(by), clustered(filtered[arm])) for arm, by in scores.items())
-    return Comparison(kind, n, n_solvable, rows)
+    return Comparison(kind, n, n_solvable, rows, tuple(_gains(scores)))
+
+
+def _gains(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterable[tuple[str, Mean]]:
+    after = scores.get("self_edit_rl", {})
+    for other in ("self_edit", "random", "oracle"):
+        pairs = {
+            task: zip(after[task], values, strict=False)
+            for task, values in scores.get(other, {}).items()
+            if task in after
+        }
+        if pairs:
+            yield other, clustered({task: [a - b for a, b in both] for task, both in pairs.items()})
 
 
 def _picks(histories: Sequence[History], tasks: Sequence[dict[str, Task]]) -> Picks | None:
@@ -152,6 +166,7 @@ def lines(histories: Sequence[History]) -> Iterable[str]:
         means = {row.arm: row.everything.mean for row in found.arms}
         for row in found.arms:
             yield f"  {row.arm:<16} {_shown(row.everything)}   {_shown(row.solvable)}"
+        yield from (f"  self_edit_rl - {other:<9} {_shown(gain)}" for other, gain in found.gains)
         yield from _ratios(means)
     if picks is not None:
         named: list[tuple[str, Mean | None]] = [
