@@ -25,8 +25,8 @@ from seal.inner.stack import AdapterStack, Place
 from seal.records import AdaptJob, TrainRow
 from seal.seeds import derive
 
-#: Labelled positions whose logits are computed at once.
-_HEAD_ROWS = 128
+#: Logits that are computed at once. On a CPU they stay in blocks that the process keeps, see `memory`.
+_LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 7_000_000, 1 << 27
 
 
 @dataclass(slots=True)
@@ -325,7 +325,9 @@ def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Ten
     softmax - one-hot, is made of the loss's own log-probabilities.
     """
     losses, grads = [], []
-    chunks = (x.split(_HEAD_ROWS) for x in (hidden_KD, targets_K[:, None], weights_K[:, None]))
+    most = _LOGITS_ON_CPU if runtime.device.type == "cpu" else _LOGITS_ELSEWHERE
+    rows = max(1, most // runtime.vocabulary)
+    chunks = (x.split(rows) for x in (hidden_KD, targets_K[:, None], weights_K[:, None]))
     for hidden_KD, targets_K1, weights_K1 in zip(*chunks, strict=True):
         with torch.enable_grad():
             logits_KV = runtime.logits(hidden_KD.requires_grad_())

@@ -76,13 +76,18 @@ class Runtime:
         """Longest sequence the model has positions for."""
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model has an embedding for."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
     def check_tokens(self, ids: Sequence[int]) -> None:
         """Raise `AdaptError` for a token that the model has no embedding for."""
-        size = int(self.model.get_input_embeddings().num_embeddings)
         for token in (min(ids), max(ids)):
-            if not 0 <= token < size:
+            if not 0 <= token < self.vocabulary:
                 raise AdaptError(
-                    f"token {token} is not among the model's {size}", "use the tokenizer of this model"
+                    f"token {token} is not among the model's {self.vocabulary}",
+                    "use the tokenizer of this model",
                 )
 
     @contextmanager
