@@ -257,7 +257,7 @@ def test_fixed_recipes_are_arms_of_their_own() -> None:
     assert list(edits) == ["no_augmentation", "random", "geometry", "both"]
     assert parse_recipe(edits["geometry"]) == replace(EDIT, basic=True)
     assert parse_recipe(edits["both"]) == replace(EDIT, size=True, colour=True)
-    with pytest.raises(ConfigError, match="fixed.all is 'turns'"):
+    with pytest.raises(ConfigError, match=r"fixed\.all is 'turns'"):
         FewShotLearning(fixed={"all": ["turns"]})
 
 
