@@ -249,6 +249,18 @@ def test_reference_recipes_of_synthetic_and_real_tasks() -> None:
     assert len(draws) > 5
 
 
+def test_fixed_recipes_are_arms_of_their_own() -> None:
+    space = {"learning_rates": [1e-3], "epochs": [2]}
+    edits = FewShotLearning(
+        space=space, fixed={"geometry": ["basic"], "both": ["size", "colour"]}
+    ).reference_edits(TASK)
+    assert list(edits) == ["no_augmentation", "random", "geometry", "both"]
+    assert parse_recipe(edits["geometry"]) == replace(EDIT, basic=True)
+    assert parse_recipe(edits["both"]) == replace(EDIT, size=True, colour=True)
+    with pytest.raises(ConfigError, match=r"fixed\.all is 'turns'"):
+        FewShotLearning(fixed={"all": ["turns"]})
+
+
 def test_the_space_may_be_a_mapping() -> None:
     domain = FewShotLearning(space={"learning_rates": [1e-3], "epochs": [1, 2]})
     assert domain.space == RecipeSpace(learning_rates=(1e-3,), epochs=(1, 2))

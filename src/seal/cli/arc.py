@@ -54,7 +54,7 @@ def warm_start(
     model: Annotated[
         str, Option(help="Hub id, folder, .gguf file or built-in name.")
     ] = "smollm2-135m-instruct",
-    tasks: Annotated[int, Option(help="Synthetic tasks, one training row each.", min=1)] = 1000,
+    tasks: Annotated[int, Option(help="Synthetic tasks, one training row each.", min=1)] = 500,
     learning_rate: Annotated[float, Option(help="Peak learning rate.")] = 7e-4,
     seed: Annotated[int, Option(help="Seed of tasks, start values and order.")] = 0,
     chat: Annotated[bool, Option("--chat", help="For runs that use the chat template.")] = False,

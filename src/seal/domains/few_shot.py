@@ -11,7 +11,7 @@ Differences from the official code, each with an option: one token a cell instea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from statistics import fmean
@@ -100,6 +100,8 @@ class FewShotLearning(BaseDomain):
         constrained: a policy that can score texts chooses from `space` field by field; if not, or if it
             cannot, it writes free text.
         space: the recipes to choose from; its fields may be given as a mapping.
+        fixed: arms with recipes of your own on held-out tasks: name -> augmentations that are on ("basic",
+            "size", "chain", "repeat", "colour").
         seed: seed of colour and order permutations.
     """
 
@@ -125,6 +127,7 @@ class FewShotLearning(BaseDomain):
         prompt_cells: int = 1500,
         constrained: bool = True,
         space: RecipeSpace | dict[str, Any] | None = None,
+        fixed: Mapping[str, Sequence[str]] | None = None,
         seed: int = 0,
     ) -> None:
         _one_of("serialisation", serialisation, ("compact", "official"))
@@ -151,6 +154,10 @@ class FewShotLearning(BaseDomain):
         self.demonstration_loss, self.shared_translation = demonstration_loss, shared_translation
         self.prompt_cells, self.seed = prompt_cells, seed
         self.constrained, self.space = constrained, _space(space)
+        self.fixed = {name: frozenset(groups) for name, groups in (fixed or {}).items()}
+        for name, groups in self.fixed.items():
+            for group in sorted(groups):
+                _one_of(f"fixed.{name}", group, (*FLAGS, "colour"))
         self._codec: tuple[Any, Codec] | None = None
 
     def codec(self, tokenizer: PreTrainedTokenizerBase) -> Codec:
@@ -246,7 +253,8 @@ class FewShotLearning(BaseDomain):
         """Recipes that no policy wrote, by arm, with the largest learning rate and epochs of `space`.
 
         `no_augmentation` trains on the demonstrations as they are, `random` is drawn evenly from the space,
-        and `oracle`, for synthetic tasks only, switches on every augmentation that preserves the rule.
+        and `oracle`, for synthetic tasks only, switches on every augmentation that preserves the rule. The
+        arms of `fixed` follow.
         """
         rate, epochs = max(self.space.learning_rates), max(self.space.epochs)
         plain = ArcRecipe(False, False, False, False, "train_using_output_tokens", rate, epochs, colour=False)
@@ -256,10 +264,8 @@ class FewShotLearning(BaseDomain):
         }
         on = rule_preserving(task)
         if on is not None:
-            chosen: dict[str, Any] = {g: g in on and g in self.space.groups for g in FLAGS}
-            chosen["colour"] = "colour" in on and self.space.colour
-            edits["oracle"] = replace(plain, **chosen).to_json()
-        return edits
+            edits["oracle"] = _with(plain, on & {*self.space.groups, *(["colour"] * self.space.colour)})
+        return edits | {name: _with(plain, groups) for name, groups in self.fixed.items()}
 
     def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
         """The views of every test input, greedy; the plain view's reference is the solution, if known."""
@@ -370,6 +376,12 @@ class FewShotLearning(BaseDomain):
         if self.reward == "cells" and isinstance(performance, Performance):
             return float(performance.details.get("cell_accuracy", performance.score))
         return float(performance.score if isinstance(performance, Performance) else performance)
+
+
+def _with(plain: ArcRecipe, groups: frozenset[str]) -> str:
+    """The self-edit that is `plain` with these augmentations on and no other."""
+    on: dict[str, Any] = {group: group in groups for group in (*FLAGS, "colour")}
+    return replace(plain, **on).to_json()
 
 
 def _parsed(completion: str) -> ArcRecipe:
