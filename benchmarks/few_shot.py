@@ -1,8 +1,9 @@
 """Few-shot learning, many tasks at once against one after another: `python -m benchmarks.few_shot`.
 
 Every contender trains an adapter on each task's leave-out rows and answers its views, with the recipe of the
-preset `few_shot_demo`. They run in one process and take turns. `batched` has all tasks in one pass, `one by
-one` is the same engine with one task at a time, and `PEFT` a tuned adapter and `generate`, task after task.
+preset `few_shot_demo`. They take turns. `batched` shares all tasks out as a run does, to a process a thread,
+each with many tasks in one pass; `one process` has them all in one pass; `one by one` is the same engine with
+one task at a time, and `PEFT` a tuned adapter and `generate`, task after task.
 The last two lines are the writing of recipes with and without reading shared beginnings again.
 """
 
@@ -22,6 +23,7 @@ from seal.arc.sources import domain_options
 from seal.arc.synthetic import synthetic_tasks
 from seal.config import load_config
 from seal.domains.few_shot import FewShotLearning
+from seal.inner.helpers import SharedInnerLoop
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.models.load import load_model
 from seal.records import AdaptJob, Task
@@ -44,7 +46,15 @@ def adapt_contenders(
     ]  # fmt: skip
     peft = TunedPeft(own, recipe, low_precision=True)
 
+    workers = torch.get_num_threads()
+    shared = SharedInnerLoop(LocalInnerLoop(loaded, None, slots=-(-len(jobs) // workers)), workers)
+    for _ in shared.run([replace(job, rows=job.rows[:1]) for job in jobs]):
+        pass  # the helpers are up
+
     def batched() -> float:
+        return sum(1 for _ in shared.run(jobs))
+
+    def one_process() -> float:
         return sum(1 for _ in LocalInnerLoop(loaded, None, slots=len(jobs)).run(jobs))
 
     def one_by_one() -> float:
@@ -57,7 +67,12 @@ def adapt_contenders(
             peft.answer([p.ids for p in job.probes], max(p.sampling.max_new_tokens for p in job.probes))
         return len(jobs)
 
-    return {"batched": batched, "one by one": one_by_one, "PEFT": sequential_peft}
+    return {
+        "batched": batched,
+        "one process": one_process,
+        "one by one": one_by_one,
+        "PEFT": sequential_peft,
+    }
 
 
 def write_contenders(
