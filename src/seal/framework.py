@@ -8,6 +8,7 @@ measured. Every finished item goes to the run's journal; what the journal holds 
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 from collections.abc import Sequence
@@ -157,6 +158,8 @@ class SEALFramework:
         if latest is None or latest.policy == self.bench.policy.version:
             return
         self.bench.close()
+        del self.bench  # its policy leaves the memory before the next one comes
+        gc.collect()
         config, folder = self.config, self.folder.path / latest.checkpoint
         policy = load_model(str(folder), config.device, config.dtype)
         self.bench = setup.workbench(config, self.folder, self.domain, self.grader, policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -24,7 +25,7 @@ from seal.config import load_config
 from seal.evaluation import base_arm, trained_arm
 from seal.framework import sample_tasks
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
-from seal.models.load import load_model
+from seal.models.load import LoadedModel, load_model
 from seal.records import AdaptOutcome, Baseline, Performance, Trial, Verdict
 from seal.statistics import bootstrap, weighted_mean
 from seal.track.journal import Journal, Row
@@ -91,6 +92,25 @@ def results(rows: list[Row]) -> dict[tuple[str, str], Any]:
         return [untimed(v) for v in value] if isinstance(value, list) else value
 
     return {(r.kind, r.key): untimed(r.data) for r in rows if r.kind != "phase"}
+
+
+def test_an_old_policy_leaves_the_memory_before_the_next_one_comes(
+    settings: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(preset="test", overrides=settings())
+    with Run.create(config.output_dir, config) as run:
+        framework = SEALFramework(config, run=run)
+        first = weakref.ref(framework.bench.policy.model)
+        gone: list[bool] = []
+
+        def load(*given: str) -> LoadedModel:
+            gone.append(first() is None)
+            return load_model(*given)
+
+        monkeypatch.setattr("seal.framework.load_model", load)
+        framework.run()
+    assert gone
+    assert all(gone)
 
 
 # --- the algorithm --------------------------------------------------------------------------------------
