@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from seal.inner.adapt import Trained, train
 from seal.inner.adapter import Adapter
+from seal.inner.attention import LONGEST_WRITTEN_OUT
 from seal.inner.packing import CALL_COST, length_buckets, pack
 from seal.inner.runtime import Runtime
 from seal.inner.stack import stack_up
@@ -85,6 +86,20 @@ def test_four_different_adapters_equal_sequential_peft(
             scale = max(losses) if dtype == "bfloat16" else 1.0
             assert ours[j.id].losses == pytest.approx(losses, abs=loss_tolerance * scale)
             assert distance(ours[j.id], reference) < weight_tolerance
+
+
+def test_long_and_short_rows_in_bfloat16_equal_peft() -> None:
+    """On either side of the length up to which attention's gradient is written out."""
+    rng = random.Random(0)
+    lengths = (LONGEST_WRITTEN_OUT - 1, LONGEST_WRITTEN_OUT + 60)
+    lines = tuple(TrainRow(tuple(rng.randrange(4, 250) for _ in range(n))) for n in lengths)
+    long = AdaptJob("long", lines, LoRARecipe(rank=4, alpha=8, epochs=3, schedule="constant"), (), 1)
+    loaded = tiny("llama", "bfloat16")
+    ours = run(loaded, [long])["long"]
+    with LoRAWrapper.from_recipe(loaded.model, long.recipe) as reference:
+        losses = reference.fit(long.rows, long.recipe, long.seed)
+        assert ours.losses == pytest.approx(losses, rel=5e-3)
+        assert distance(ours, reference) < 2e-2
 
 
 @pytest.fixture(scope="module")

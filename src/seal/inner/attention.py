@@ -18,8 +18,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from seal.inner.packing import Pack
 
 NAME = "seal"
-#: Longest sequences whose attention gradient is written out on a CPU in bf16; memory grows with the square.
-LONGEST_WRITTEN_OUT = 1024
+#: Longest sequences whose attention gradient is written out on a CPU in bf16: there the fused kernel's begins
+#: to be faster. At 32 tokens it takes three times as long, at 1,024 a quarter.
+LONGEST_WRITTEN_OUT = 200
 
 
 class _Pad(torch.autograd.Function):
@@ -83,7 +84,7 @@ _unpad: Callable[..., Tensor] = _Unpad.apply
 class _CausalBF16(torch.autograd.Function):
     """Causal attention (S, H, L, E) whose backward pass is written out as matrix products.
 
-    The fused CPU kernel's own backward pass takes about ten times as long in bf16 at the lengths of
+    The fused CPU kernel's own backward pass takes two to three times as long in bf16 at the lengths of
     self-edits. It is computed in fp32: every new shape of a bf16 product would be compiled first.
     """
 
