@@ -13,8 +13,8 @@ from torch.nn import functional as F
 class Shares:
     """How consecutive tokens are shared out among N adapters, in order; an adapter may have none.
 
-    The number of calls does not depend on N: a batched product where all have equally many tokens, else a
-    grouped one (CPU and CUDA; other devices take the adapters one by one).
+    `times` is one call whatever N: a batched product where all have equally many tokens, else a grouped one
+    (CPU and CUDA; other devices take the adapters one by one). So is `outer` on CUDA.
     """
 
     def __init__(self, counts: Sequence[int], device: torch.device) -> None:
