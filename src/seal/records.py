@@ -16,6 +16,13 @@ class Question:
     """Gold answer."""
     title: str = ""
     """Title of the passage, prefixed to the prompt as `Topic: {title}` (paper appendix B)."""
+    also: tuple[str, ...] = ()
+    """Further accepted answers; a grader counts an answer that matches any of them."""
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Every answer that counts as right, the gold answer first, blanks and repetitions left out."""
+        return tuple(dict.fromkeys(a for a in (self.answer, *self.also) if a.strip()))
 
 
 @dataclass(frozen=True, slots=True)

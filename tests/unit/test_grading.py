@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from seal.errors import ConfigError, DataError, GenerationError
 from seal.grading import Grader, JudgeGrader, LexicalGrader, LocalModelGrader, cohens_kappa, make_grader
 from seal.lexical import is_correct, normalise
+from seal.recipes.articles import Article, _article
 from seal.records import Completion, Question, Sampling, Verdict
+from seal.serve.messages import EvalQuestion
 
 RIVER = Question("Which river is it?", "the Ottawa River")
 KEY = "sk-very-secret-0123456789"
@@ -120,6 +122,34 @@ def test_number_words_become_digits() -> None:
     assert normalise("Twenty-one, two hundred and 3 thousand; the Twenty-First, 3rd 1,250") == (
         "21", "200", "and", "3000", "the", "21th", "3th", "1250",
     )  # fmt: skip
+
+
+LAMPS = Question("What do the lamps burn?", "oil", also=("osk nut oil", "the juice of pears"))
+
+
+@pytest.mark.parametrize(("answer", "correct"), [("oil", True), ("juice of pears", True), ("wax", False)])
+def test_any_accepted_answer_counts(answer: str, correct: bool) -> None:
+    assert (LexicalGrader().grade([(LAMPS, answer)])[0].verdict is Verdict.CORRECT) == correct
+
+
+def test_a_judge_is_told_every_accepted_answer() -> None:
+    engine = Fixed("yes")
+    LocalModelGrader(engine).grade([(LAMPS, "wax")])
+    listed = "Reference answer: any one of these:\n- oil\n- osk nut oil\n- the juice of pears\n"
+    assert listed in engine.prompts[0]
+    LocalModelGrader(engine).grade([(RIVER, "Ottawa")])
+    assert "Reference answer: the Ottawa River\n" in engine.prompts[0]
+
+
+def test_further_accepted_answers_survive_files_and_the_wire() -> None:
+    article = Article("Vell", "Lamps.", (LAMPS, RIVER), ("text",))
+    record = article.to_json()
+    assert "also" not in record["questions"][1], "the official format, where there is nothing to add"
+    assert _article(record, "here").questions[0].also == LAMPS.also
+    plain = EvalQuestion(question="Who?", answer="Ada")
+    assert "also" not in plain.model_dump(mode="json"), "what was sent before, and so the same seeds"
+    many = EvalQuestion(question="Who?", answer="Ada", also=["Ada Menn"])
+    assert EvalQuestion.model_validate_json(many.model_dump_json()).also == ["Ada Menn"]
 
 
 def test_a_question_without_a_gold_answer_is_refused() -> None:

@@ -142,7 +142,13 @@ class DataPreprocessor:
             target = target[: self.max_questions]
             if self.normalise:
                 target = tuple(
-                    Question(clean_text(q.question), clean_text(q.answer), clean_text(q.title))
+                    replace(
+                        q,
+                        question=clean_text(q.question),
+                        answer=clean_text(q.answer),
+                        title=clean_text(q.title),
+                        also=tuple(clean_text(a) for a in q.also),
+                    )
                     for q in target
                 )
         if not self.normalise:

@@ -29,11 +29,14 @@ class Article:
     prompt: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The official record."""
+        """The official record; a question with further accepted answers also has `also`."""
         return {
             "title": self.title,
             "context": self.context,
-            "questions": [{"question": q.question, "answer": q.answer} for q in self.questions],
+            "questions": [
+                {"question": q.question, "answer": q.answer} | ({"also": list(q.also)} if q.also else {})
+                for q in self.questions
+            ],
             "completions": list(self.completions),
             "prompt": self.prompt,
         }
@@ -67,11 +70,19 @@ def read_articles(path: Path, n: int | None = None, k: int | None = None) -> lis
 def _article(record: Any, where: str) -> Article:
     try:
         title, context = record["title"], record["context"]
-        questions = tuple(Question(q["question"], q["answer"], title) for q in record["questions"])
+        questions = tuple(
+            Question(q["question"], q["answer"], title, tuple(q.get("also", ()))) for q in record["questions"]
+        )
         completions, prompt = record.get("completions", []), record.get("prompt", "")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: missing or malformed {error}", "see the official format") from None
-    texts = [title, context, prompt, *completions, *(t for q in questions for t in (q.question, q.answer))]
+    texts = [
+        title,
+        context,
+        prompt,
+        *completions,
+        *(t for q in questions for t in (q.question, q.answer, *q.also)),
+    ]
     if not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: a text is no text")
     return Article(title, context, questions, tuple(completions), prompt)

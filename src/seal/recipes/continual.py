@@ -167,7 +167,8 @@ class _Chain:
 
     def _request(self, task: Task, texts: list[str]) -> m.TTTRequest:
         questions = [
-            m.EvalQuestion(title=task.title, question=q.question, answer=q.answer) for q in task.target
+            m.EvalQuestion(title=task.title, question=q.question, answer=q.answer, also=list(q.also))
+            for q in task.target
         ]
         update = {"train_sequences": texts, "eval_questions": questions}
         return self.settings.recipe.model_copy(update=update)

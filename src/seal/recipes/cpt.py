@@ -121,7 +121,13 @@ def _request(settings: CPTSettings, articles: list[Article]) -> m.TTTRequest:
         for completion in article.completions if settings.k != 0 else [""]:
             texts += training_sequences(completion, article.title, article.context, settings.split_newlines)
         questions += [
-            m.EvalQuestion(title=article.title, context=article.context, question=q.question, answer=q.answer)
+            m.EvalQuestion(
+                title=article.title,
+                context=article.context,
+                question=q.question,
+                answer=q.answer,
+                also=list(q.also),
+            )
             for q in article.questions
         ]
     return settings.recipe.model_copy(update={"train_sequences": texts, "eval_questions": questions})

@@ -85,7 +85,13 @@ def query(settings: QuerySettings, ttt: TTT) -> results.QueryRun:
 def _asks(settings: QuerySettings, articles: list[Article]) -> Iterator[Ask]:
     for i, article in enumerate(articles):
         questions = [
-            m.EvalQuestion(title=article.title, context=article.context, question=q.question, answer=q.answer)
+            m.EvalQuestion(
+                title=article.title,
+                context=article.context,
+                question=q.question,
+                answer=q.answer,
+                also=list(q.also),
+            )
             for q in article.questions
         ]
         for j, completion in enumerate(article.completions):

@@ -39,7 +39,7 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
         within("tokens of a reference", len(probe.ids) + len(probe.reference), window)
         if not probe.ids:
             raise WireError("a probe has no prompt tokens", "give every probe at least one token")
-        if probe.question is not None and not probe.question.answer.strip():
+        if probe.question is not None and not probe.question.accepted:
             raise WireError("a probe's question has no gold answer", "give one, or leave the question out")
     _check_ranges(recipe)
     ids = [row.ids for row in job.rows] + [p.ids for p in job.probes] + [p.reference for p in job.probes]

@@ -109,6 +109,8 @@ class EvalQuestion(_Message):
     question: Annotated[Text, AfterValidator(_not_blank)]
     answer: Annotated[Text, AfterValidator(_not_blank)]
     """Gold answer."""
+    also: Annotated[list[Annotated[Text, AfterValidator(_not_blank)]], Field(exclude_if=lambda v: not v)] = []
+    """Further accepted answers. Not in the official format, so it is only sent when there are some."""
 
 
 class TTTRequest(_Message):

@@ -80,7 +80,9 @@ class Requests:
                 for text in request.train_sequences
             ]
             rows = tuple(row for row in made if row.labelled())
-        questions = tuple(Question(q.question, q.answer, q.title) for q in request.eval_questions)
+        questions = tuple(
+            Question(q.question, q.answer, q.title, tuple(q.also)) for q in request.eval_questions
+        )
         task = Task("ttt", "", questions)  # probes of the same questions are equal, so baselines are shared
         probes = self._domain.probes(task, self._tokenizer) if questions else ()
         return AdaptJob(job_id, rows, request.recipe(), probes, seed)

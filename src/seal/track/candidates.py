@@ -220,7 +220,7 @@ def _rows(
         unaided = before[i] if i < len(before) else None
         yield QuestionRow(
             question=clipped(question.question, _QUESTION) if question else f"question {i + 1}",
-            gold=clipped(question.answer, _ANSWER) if question else "",
+            gold=clipped(" / ".join(question.accepted), _ANSWER) if question else "",
             before=_cell([unaided], None),
             after=tuple(_cell([_at(t.outcome.adapted, i) for t in trials], unaided) for trials in groups),
         )
