@@ -19,6 +19,7 @@ from torch import Tensor
 from seal.errors import AdaptError, SealError
 from seal.inner.adapter import Adapter, Layout, layout_of
 from seal.inner.packing import pack
+from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
 from seal.inner.schedule import learning_rate, step_rows, total_steps
 from seal.inner.stack import AdapterStack, Place
@@ -104,8 +105,13 @@ class Fit:
                 "lower the learning rate",
             )
         excess = (norm + 1e-6) / recipe.max_grad_norm if recipe.max_grad_norm else 0.0  # clip_grad_norm_
-        # What torch's GradScaler hands to a fused optimiser: it divides the gradient in the same sweep.
-        scale = torch.tensor(excess, device=grad.device) if excess > 1 else None
+        # What torch's GradScaler hands to a fused optimiser: it divides the gradient in the same sweep. It is
+        # always fp32, which would be too coarse for fp64 weights.
+        scale = None
+        if excess > 1 and grad.dtype == torch.float32:
+            scale = torch.tensor(excess, device=grad.device)
+        elif excess > 1:
+            grad.div_(excess)
         self._optimizer.grad_scale = scale  # type: ignore[attr-defined]
         self._optimizer.param_groups[0]["lr"] = learning_rate(recipe, len(self.losses), self.total)
         self._optimizer.step()
@@ -311,7 +317,7 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool)
             runtime,
             hidden_TD.detach()[at],
             torch.tensor(targets, device=device),
-            torch.tensor(weights, device=device),
+            torch.tensor(weights, dtype=runtime.state_dtype, device=device),
         )
         hidden_TD.backward(torch.zeros_like(hidden_TD).index_copy_(0, at, grad_KD))
     for r, part in zip(group, terms.split(counts), strict=True):
@@ -331,7 +337,7 @@ def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Ten
     for hidden_KD, targets_K1, weights_K1 in zip(*chunks, strict=True):
         with torch.enable_grad():
             logits_KV = runtime.logits(hidden_KD.requires_grad_())
-        log_p_KV = logits_KV.detach().float().log_softmax(dim=-1)
+        log_p_KV = in_full(logits_KV.detach()).log_softmax(dim=-1)
         losses.append(-(log_p_KV.gather(1, targets_K1) * weights_K1)[:, 0])
         by_logits_KV = log_p_KV.exp_().scatter_add_(1, targets_K1, -torch.ones_like(weights_K1))
         (grad_KD,) = torch.autograd.grad(logits_KV, hidden_KD, by_logits_KV.to(logits_KV.dtype))

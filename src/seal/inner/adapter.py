@@ -1,4 +1,4 @@
-"""LoRA factors of one adapter, in one flat fp32 tensor."""
+"""LoRA factors of one adapter, in one flat tensor."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ class Adapter:
         runtime: the base model's.
         recipe: rank, alpha and targets count.
         seed: of the start values.
-        weights: where to keep the factors, (layout.size,) in fp32; None: in a tensor of its own.
+        weights: where to keep the factors, (layout.size,) in the runtime's `state_dtype`; None: in a tensor
+            of its own.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class Adapter:
         self.recipe, self.seed = recipe, seed
         self.scale = recipe.alpha / recipe.rank
         self.layout = layout_of(runtime, recipe)
-        self.weights = torch.empty(self.layout.size, device=runtime.device) if weights is None else weights
-        self.weights.zero_()
+        if weights is None:
+            weights = torch.empty(self.layout.size, dtype=runtime.state_dtype, device=runtime.device)
+        self.weights = weights.zero_()
         for name, (a_RD, _) in self.factors.items():
             a_RD.copy_(init_lora(name, a_RD.shape[1], recipe.rank, seed))
 

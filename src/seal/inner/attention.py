@@ -16,6 +16,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seal.inner.packing import Pack
+from seal.inner.precision import full_dtype
 
 NAME = "seal"
 #: Longest sequences whose attention gradient is written out on a CPU in bf16: there the fused kernel's begins
@@ -148,7 +149,7 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float, softcap:
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     logits = logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
-    return logits.softmax(dim=-1, dtype=torch.float32).to(q.dtype) @ v
+    return logits.softmax(dim=-1, dtype=full_dtype(logits.dtype)).to(q.dtype) @ v
 
 
 def _decode(

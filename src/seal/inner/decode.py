@@ -16,6 +16,7 @@ from torch import Tensor
 from seal.errors import AdaptError
 from seal.inner.adapter import Adapter
 from seal.inner.packing import pack, pack_step
+from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
 from seal.inner.sampling import pick
 from seal.inner.stack import Part, Place, share_out, stack_up
@@ -276,7 +277,7 @@ class Decoder:
             reference = rows[0].request.reference
             if reference:
                 target = torch.tensor(reference, device=part.device)[:, None]
-                likelihood = float(part.float().log_softmax(dim=-1).gather(1, target).sum())
+                likelihood = float(in_full(part).log_softmax(dim=-1).gather(1, target).sum())
                 for row in rows:
                     row.written.log_likelihood = likelihood
             firsts += [part[0]] * len(rows)

@@ -3,7 +3,8 @@
 LoRA (Hu et al., arXiv 2106.09685, eq. 3): y = W x + (alpha / r) B A x. The base product runs once over the
 whole packed stream; the adapters' low-rank products run together, each over its own tokens. Layers that read
 the same input (q, k and v; gate and up) go together. A backward pass writes the adapters' gradients into flat
-fp32 buffers, one a job, so that AdamW sees one tensor an adapter. What AdamW steps is fp32, as PEFT keeps it.
+buffers, one a job, so that AdamW sees one tensor an adapter. What AdamW steps is fp32, as PEFT keeps it (fp64
+over an fp64 base).
 """
 
 from __future__ import annotations
@@ -112,12 +113,14 @@ class LayerGroup:
             if part.start <= start < part.stop
         ]
         masks = []
+        dtype = part.factors[self.index].a.dtype
         for member in part.factors[self.index].members:
             draws = []
             for n, seed, keep in rows:
                 generator = torch.Generator().manual_seed(derive(seed, self.names[member]))
-                draws.append((torch.rand(n, self.base.features, generator=generator) < keep) / keep)
-            masks.append(torch.cat(draws).to(self.runtime.device, part.factors[self.index].a.dtype))
+                kept = torch.rand(n, self.base.features, generator=generator) < keep
+                draws.append(kept.to(dtype) / keep)
+            masks.append(torch.cat(draws).to(self.runtime.device))
         return masks
 
 

@@ -16,6 +16,7 @@ from seal.inner.adapter import Layout
 from seal.inner.memory import keep_freed_memory
 from seal.inner.multi_lora import SIBLINGS, LayerGroup
 from seal.inner.packing import Pack
+from seal.inner.precision import full_dtype
 from seal.models.lora import linear_modules
 
 
@@ -32,7 +33,9 @@ class Runtime:
         on_cpu = self.device.type == "cpu"
         if on_cpu:
             keep_freed_memory()
-        self.factor_dtype = torch.float32 if on_cpu else self.dtype
+        self.state_dtype = full_dtype(self.dtype)
+        """Of what an optimiser steps: adapters and their gradients."""
+        self.factor_dtype = self.state_dtype if on_cpu else self.dtype
         """Of the adapters' products. On a CPU small products are no faster in bf16, and every new shape is
         compiled first, which takes longer than a hundred products."""
         self.pass_multiple = 32 if on_cpu and self.dtype == torch.bfloat16 else 1

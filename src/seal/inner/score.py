@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seal.inner.decode import KVCache
 from seal.inner.packing import pack, pack_step
+from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
 
 Ids = tuple[int, ...]
@@ -76,7 +77,7 @@ class PrefixScorer:
             for row, tail in enumerate(tails):
                 if step == len(tail) - 1:
                     first[row] = logits_RV[row]
-        return cache, torch.stack(first).float().log_softmax(dim=-1)
+        return cache, in_full(torch.stack(first)).log_softmax(dim=-1)
 
     def _prefills(self, prompts: Sequence[Ids]) -> Iterator[KVCache]:
         """Caches of prompts read whole, about `token_budget` tokens at a time."""
@@ -96,7 +97,7 @@ class PrefixScorer:
         totals = [float(first_RV[row, ids[0]]) for row, ids in enumerate(continuations)]
         if max(map(len, continuations)) > 1:
             for step, logits_RV in enumerate(self._steps(cache, [ids[:-1] or ids for ids in continuations])):
-                logp_RV = logits_RV.float().log_softmax(dim=-1)
+                logp_RV = in_full(logits_RV).log_softmax(dim=-1)
                 for row, ids in enumerate(continuations):
                     if step + 1 < len(ids):
                         totals[row] += float(logp_RV[row, ids[step + 1]])

@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 class AdapterStack:
     """Slots for `n` adapters of one layout.
 
-    Products read factors in the runtime's `factor_dtype`. With `training`, each slot also has fp32 weights,
-    which an optimiser steps, and their gradients; `put` brings a step to the factors.
+    Products read factors in the runtime's `factor_dtype`. With `training`, each slot also has weights in its
+    `state_dtype`, which an optimiser steps, and their gradients; `put` brings a step to the factors.
     """
 
     def __init__(self, runtime: Runtime, layout: Layout, n: int, *, training: bool = False) -> None:
         self.layout, self.scales = layout, [1.0] * n
-        shape, device, dtype = (n, layout.size), runtime.device, runtime.factor_dtype
-        self.weights = torch.empty(shape, device=device) if training else None
-        self.grads = torch.empty(shape, device=device) if training else None
-        own = self.weights if dtype == torch.float32 else None
-        self._factors = torch.empty(shape, dtype=dtype, device=device) if own is None else own
+        shape, device, state = (n, layout.size), runtime.device, runtime.state_dtype
+        self.weights = torch.empty(shape, dtype=state, device=device) if training else None
+        self.grads = torch.empty(shape, dtype=state, device=device) if training else None
+        own = self.weights if runtime.factor_dtype == state else None
+        self._factors = torch.empty(shape, dtype=runtime.factor_dtype, device=device) if own is None else own
+        self.dtype = self._factors.dtype
         self._views: dict[tuple[int, int], tuple[dict[int, GroupFactors], dict[int, GroupFactors]]] = {}
 
     def put(self, slot: int, adapter: Adapter) -> None:
@@ -113,8 +114,7 @@ def _part(
     scales = [stack.scales[slot] for slot in range(first, first + count)]
     scale: float | Tensor = scales[0]
     if len({stack.scales[slot] for slot in slots}) > 1:
-        scale = torch.tensor(scales, device=device).repeat_interleave(torch.tensor(counts, device=device))[
-            :, None
-        ]
+        each = torch.tensor(scales, dtype=stack.dtype, device=device)
+        scale = each.repeat_interleave(torch.tensor(counts, device=device))[:, None]
     factors, grads = stack.views(first, count)
     return Part(start, start + tokens, Shares(counts, device), scale, factors, grads)

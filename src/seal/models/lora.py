@@ -108,7 +108,7 @@ class LoRAWrapper:
         rank, alpha, dropout: LoRA's shape; the update is alpha / rank · B·A, dropout acts on A's input.
         targets: layers to adapt, see `target_modules`.
 
-    The adapter's weights are fp32 whatever the model's dtype (but under DeepSpeed ZeRO-3 the model's).
+    The adapter's weights are fp32, or fp64 as the model's are (but under DeepSpeed ZeRO-3 the model's).
 
     Raises:
         ConfigError: a target names no layer of the model.
@@ -317,12 +317,13 @@ class LoRAWrapper:
 
 
 def row_loss(model: Any, row: TrainRow) -> Tensor:
-    """Sum of the negative log-likelihoods of the row's labelled tokens, in nats, computed in fp32; ()."""
+    """Sum of the negative log-likelihoods of the row's labelled tokens, in nats, in fp32 at least; ()."""
     import torch
 
     ids = torch.tensor([row.ids], device=model.device)
     labelled = torch.tensor(row.labelled(), device=model.device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, labelled - 1].float()  # (labelled, vocabulary)
+    logits = model(input_ids=ids, use_cache=False).logits[0, labelled - 1]  # (labelled, vocabulary)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return torch.nn.functional.cross_entropy(logits, ids[0, labelled], reduction="sum")
 
 
