@@ -149,6 +149,8 @@ class AdaptJob:
     """Folder to save the adapter in, in PEFT's format; empty: it is not kept."""
     baseline: bool = True
     """Whether the outcome carries answers without the adapter too."""
+    start_from: str = ""
+    """Folder of an adapter in PEFT's format to train on from; empty: from the start values of the seed."""
 
 
 class Verdict(StrEnum):

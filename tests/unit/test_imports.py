@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"restem", "measure", "workbench", "evaluation", "setup"}),
     frozenset({"framework"}),
     frozenset({"track", "serve", "cluster"}),
-    frozenset({"recipes"}),
+    frozenset({"recipes", "taught"}),
     frozenset({"cli", "__main__"}),
 )
 #: Single files that live higher up than what they depend on: no engine and no picture is in them.

@@ -364,15 +364,18 @@ def test_the_remote_inner_loop_gives_one_outcome_a_job_under_the_jobs_own_id(tin
             _job("same", seed=3),
             _job("bad", rows=(TrainRow((10**6, 1)),)),
             _job("save", save_to="/tmp/x"),
+            _job("read", start_from="/tmp/x"),
         ]
         outcomes = {o.job_id: o for o in loop.run(jobs)}
-        assert len(outcomes) == 23
+        assert len(outcomes) == 24
         assert all(outcomes[f"j{n}"].adapted[0].text == f"seed {n}" for n in range(20))
         assert outcomes["same"] == replace(outcomes["j3"], job_id="same")
         assert outcomes["bad"].error is not None
         assert "vocabulary" in outcomes["bad"].error.message
         assert outcomes["save"].error is not None
         assert "adapter folder" in outcomes["save"].error.message
+        assert outcomes["read"].error is not None
+        assert "start_from '/tmp/x' is not inside" in outcomes["read"].error.message
         assert sum(map(len, inner.seen)) == 20
 
 

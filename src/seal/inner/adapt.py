@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seal.errors import AdaptError, SealError
 from seal.inner.adapter import Adapter, Layout, layout_of
+from seal.inner.adapter_files import load_adapter
 from seal.inner.packing import pack
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
@@ -55,12 +56,14 @@ class _Row:
 class Fit:
     """One job in training, in a slot of a stack."""
 
-    def __init__(self, runtime: Runtime, job: AdaptJob, place: Place) -> None:
+    def __init__(self, runtime: Runtime, job: AdaptJob, place: Place, start: Tensor | None = None) -> None:
         self.job, self.place = job, place
         stack, slot = place
         assert stack.weights is not None
         assert stack.grads is not None
         self.adapter = Adapter(runtime, job.recipe, job.seed, stack.weights[slot])
+        if start is not None:
+            self.adapter.weights.copy_(start)
         stack.put(slot, self.adapter)
         self._parameter = torch.nn.Parameter(self.adapter.weights)
         self._parameter.grad = stack.grads[slot]
@@ -165,7 +168,7 @@ def train(
     free = _Slots(runtime)
     active: list[Fit] = []
     while True:
-        fresh: list[tuple[AdaptJob, Layout]] = []
+        fresh: list[tuple[AdaptJob, Layout, Tensor | None]] = []
         while len(active) + len(fresh) < slots:
             try:
                 job = next(waiting)
@@ -179,12 +182,13 @@ def train(
                 continue
             try:
                 check_rows(job.rows, runtime)
-                fresh.append((job, layout_of(runtime, job.recipe)))
+                layout = layout_of(runtime, job.recipe)
+                fresh.append((job, layout, _start_weights(runtime, job, layout)))
             except SealError as error:
                 yield Trained(job, None, error=error)
         if fresh:
-            places = free.take([layout for _, layout in fresh])
-            active += [Fit(runtime, job, place) for (job, _), place in zip(fresh, places, strict=True)]
+            places = free.take([layout for _, layout, _ in fresh])
+            active += [Fit(runtime, job, p, start) for (job, _, start), p in zip(fresh, places, strict=True)]
             active.sort(key=lambda fit: free.order(fit.place))
         if not active:
             return
@@ -192,6 +196,25 @@ def train(
         free.give([fit.place for fit, _ in ended])
         active = [fit for fit in active if not any(fit is other for other, _ in ended)]
         yield from (trained for _, trained in ended)
+
+
+def _start_weights(runtime: Runtime, job: AdaptJob, layout: Layout) -> Tensor | None:
+    """The weights that `job` begins with, (layout.size,); None where the seed gives them.
+
+    Raises:
+        ModelError: there is no such adapter, or it does not fit the model.
+        AdaptError: its rank or its layers are not the job's.
+    """
+    if not job.start_from:
+        return None
+    adapter = load_adapter(runtime, job.start_from)
+    if adapter.layout is not layout or adapter.recipe.rank != job.recipe.rank:
+        raise AdaptError(
+            f"the adapter in {job.start_from} has rank {adapter.recipe.rank} on {len(adapter.layout.layers)}"
+            f" layers, the job rank {job.recipe.rank} on {len(layout.layers)}",
+            "train on with the rank and the targets that it was made with",
+        )
+    return adapter.weights
 
 
 class _Slots:

@@ -152,8 +152,14 @@ class Decoder:
         self.max_rows, self.token_budget = max_rows, token_budget
 
     @torch.no_grad()
-    def run(self, requests: Sequence[Request]) -> list[Written]:
+    def run(
+        self, requests: Sequence[Request], on_step: Callable[[Sequence[Written]], None] | None = None
+    ) -> list[Written]:
         """Continue every request; results in order.
+
+        Args:
+            on_step: called with the results so far whenever rows have a new token. An exception of its ends
+                the run.
 
         Raises:
             AdaptError: a prompt cannot be read, or leaves no room in the model's window.
@@ -176,7 +182,8 @@ class Decoder:
                 )
                 for request, result in zip(requests, results, strict=True)
             ]
-            self._decode(sorted(waiting, key=lambda row: row.order))
+            watch = (lambda: on_step(results)) if on_step is not None else None
+            self._decode(sorted(waiting, key=lambda row: row.order), watch)
         return results
 
     def check(self, request: Request) -> None:
@@ -191,7 +198,7 @@ class Decoder:
                 "shorten the prompt",
             )
 
-    def _decode(self, waiting: list[_Row]) -> None:
+    def _decode(self, waiting: list[_Row], watch: Callable[[], None] | None) -> None:
         rows: list[_Row] = []
         parts: tuple[Part, ...] = ()
         cache = KVCache(self.runtime.n_layers)
@@ -204,6 +211,8 @@ class Decoder:
                 if not rows:
                     continue
                 parts = self._parts(rows)
+            if watch is not None:
+                watch()
             self._step(rows, cache, parts)
             done = sum(self._finished(r) for r in rows)
             room = waiting and len(rows) - done <= self.max_rows // 2

@@ -91,13 +91,15 @@ class Requests:
         """A client's job under the server's name for it.
 
         Raises:
-            WireError: it wants its adapter saved where this server does not save adapters.
+            WireError: it wants an adapter saved or read outside this server's adapter folder.
         """
-        if job.save_to:
-            allowed = adapters and Path(job.save_to).resolve().is_relative_to(adapters.resolve())
+        for name, folder in (("save_to", job.save_to), ("start_from", job.start_from)):
+            if not folder:
+                continue
+            allowed = adapters and Path(folder).resolve().is_relative_to(adapters.resolve())
             if not allowed:
                 raise m.WireError(
-                    f"save_to {job.save_to[:80]!r} is not inside the server's adapter folder",
+                    f"{name} {folder[:80]!r} is not inside the server's adapter folder",
                     "start the server with --adapters FOLDER",
                     "forbidden",
                 )
