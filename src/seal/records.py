@@ -18,6 +18,8 @@ class Question:
     """Title of the passage, prefixed to the prompt as `Topic: {title}` (paper appendix B)."""
     also: tuple[str, ...] = ()
     """Further accepted answers; a grader counts an answer that matches any of them."""
+    wrong: tuple[str, ...] = ()
+    """Wrong answers of the same type, where the data set has them."""
 
     @property
     def accepted(self) -> tuple[str, ...]:

@@ -93,7 +93,8 @@ class DataConfig(Section):
     """What there is to learn, and how the policy is asked about it."""
 
     dataset_name: Name = "squad"
-    """Data set: squad, squad_v2, builtin, arc, synthetic, or json for files of your own (see `path`)."""
+    """Data set: squad, squad_v2, builtin, invented (made-up worlds, any number), arc, synthetic, or json for
+    files of your own (see `path`)."""
     path: str | None = None
     """File or folder with the training tasks; None: the data set's own source."""
     val_path: str | None = None

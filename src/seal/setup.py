@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from seal.data.loader import VAL_SHARE, DataLoader, split_tasks, tasks_from_loader
+from seal.data.invented.tasks import own_options
+from seal.data.loader import INVENTED, VAL_SHARE, DataLoader, split_tasks, tasks_from_loader
 from seal.domains.base import BaseDomain
 from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
@@ -41,7 +42,10 @@ def load_tasks(config: SEALConfig, split: str) -> list[Task]:
         source, split = (
             (data.val_path, "all") if split == "val" else (source, "all" if data.path else "train")
         )
-    return DataLoader(source, split=split, max_samples=limit, unanswerable=data.unanswerable).load_tasks()
+    options = own_options(data.options) if source == INVENTED else None
+    return DataLoader(
+        source, split=split, max_samples=limit, unanswerable=data.unanswerable, options=options
+    ).load_tasks()
 
 
 def _from_own_loader(config: SEALConfig, split: str) -> list[Task]:
@@ -63,6 +67,8 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
     """
     data = config.data_config
     loaders = taken(load_object(data.loader), data.options) if data.loader else {}
+    if (data.path or data.dataset_name) == INVENTED:
+        loaders |= own_options(data.options)
     options = {name: value for name, value in data.options.items() if name not in loaders}
     if config.domain == "knowledge_incorporation":
         from seal.domains.knowledge import KnowledgeIncorporation

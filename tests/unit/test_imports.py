@@ -17,7 +17,9 @@ SOURCE = Path(seal.__file__).parent
 
 #: The rooms from the ground up. A room may import from its own floor and from those below.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "records", "seeds", "plugins", "lexical", "statistics", "yaml_lines"}),
+    frozenset(
+        {"errors", "records", "seeds", "plugins", "lexical", "statistics", "yaml_lines", "sentences", "cloze"}
+    ),
     frozenset({"settings"}),
     frozenset({"config"}),
     frozenset({"domains", "data", "arc", "grading", "self_edit"}),

@@ -10,7 +10,7 @@ import json
 import random
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from seal.records import Question, Task
 from seal.seeds import derive
 
 HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
+INVENTED = "invented"
 SPLITS = {"train": "train", "val": "val", "validation": "val", "all": "all"}
 VAL_SHARE = 0.2
 """Share of a file that is its validation half, where the file itself says nothing of splits."""
@@ -50,14 +51,16 @@ class DataLoader:
     """Loads tasks from one source.
 
     Args:
-        source: `builtin`, `squad`, `squad_v2` (the hub's), a file or folder (`seal.data.formats`), or the
-            import path `package.module:Class` of a loader with `load_data()`.
+        source: `builtin`, `invented` (made-up worlds, `seal.data.invented`), `squad`, `squad_v2` (the hub's),
+            a file or folder (`seal.data.formats`), or the import path `package.module:Class` of a loader with
+            `load_data()`.
         split: `train`, `val` or `all`. A file without `split` fields is divided by `split_tasks`.
         max_samples: at most so many tasks, the first ones; None means all.
         unanswerable: what happens to unanswerable SQuAD v2 questions: `drop` them, or `keep` them with the
             gold answer "unanswerable".
         require_questions: a passage without questions is an error; False for documents to learn.
         seed: of the division into train and val.
+        options: of `seal.data.invented.tasks`, for `invented` only.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class DataLoader:
         unanswerable: Literal["drop", "keep"] = "drop",
         require_questions: bool = True,
         seed: int = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if split not in SPLITS:
             raise ConfigError(f"unknown split {split!r}", "choose train, val or all")
@@ -78,6 +82,7 @@ class DataLoader:
             raise ConfigError(f"max_samples is {max_samples}", "give at least 1, or nothing for all")
         self.source, self.split, self.max_samples = str(source), SPLITS[split], max_samples
         self.unanswerable, self.require_questions, self.seed = unanswerable, require_questions, seed
+        self.options = dict(options or {})
         self.report = LoadReport(0, 0, 0)
 
     def load_data(self) -> list[tuple[Any, Task]]:
@@ -90,7 +95,10 @@ class DataLoader:
         Raises:
             DataError: the source cannot be had, is malformed, empty, or lacks questions or answers.
         """
-        if is_import_path(self.source):
+        if self.source == INVENTED:
+            tasks = _invented(self.split, self.max_samples, self.options)
+            found, dropped, unanswerable = len(tasks), 0, 0
+        elif is_import_path(self.source):
             tasks = tasks_from_loader(load_object(self.source))
             found, dropped, unanswerable = len(tasks), 0, 0
             tasks = self._divided(tasks)
@@ -130,7 +138,7 @@ class DataLoader:
         if self.source.isidentifier() and not path.exists():
             raise DataError(
                 f"no data set is called {self.source!r}",
-                f"choose builtin, {' or '.join(HUB_NAMES)}, or give the path of a file or folder",
+                f"choose builtin, {INVENTED}, {' or '.join(HUB_NAMES)}, or give the path of a file or folder",
             )
         return read_passages(path)
 
@@ -256,6 +264,16 @@ def unique_ids(ids: Sequence[str]) -> list[str]:
         seen.add(unique)
         out.append(unique)
     return out
+
+
+def _invented(split: str, count: int | None, options: Mapping[str, Any]) -> list[Task]:
+    """Made-up worlds as tasks."""
+    from seal.data.invented import tasks  # its wordings are read from files: only where they are used
+
+    try:
+        return tasks(split, count, **options)
+    except TypeError as error:
+        raise ConfigError(f"data_config.options: {error}", "remove the option, or correct its name") from None
 
 
 def _wrapped(name: str, context: Any, task: Any) -> Task:
