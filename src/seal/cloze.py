@@ -7,6 +7,7 @@ stood there.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from seal.lexical import normalise
@@ -14,7 +15,11 @@ from seal.sentences import split_sentences
 
 GAP = "____"
 PROMPT = "Fill in the missing word: {text}"
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:[.,:]\d+)*")
+_WORD = re.compile(
+    r"(?<![^\W_])(?:[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:[.,:]\d+)*(?:st|nd|rd|th|s)?)(?![^\W_])"
+)
+_START = re.compile(r"(?:[\"“‘:]\s*|\s')$")
+"""Behind these a capital is no sign of a name, as at the beginning of a sentence."""
 _NOT_NAMES = frozenset(
     _WORD.findall(
         "a an the this that these those it its he she they we i you his her their our my your in on at by "
@@ -25,6 +30,7 @@ _NOT_NAMES = frozenset(
     )
 )
 """Words that begin a sentence and no name."""
+_NO_NUMBERS = frozenset({"one", "first", "second"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +55,56 @@ def gaps(passage: str) -> tuple[Gap, ...]:
     Names are capitalised words, a run of them is one name; at the beginning of a sentence only where they
     cannot be ordinary words: they stand capitalised within a sentence too, or more of the run follows.
     """
-    sentences = split_sentences(passage)
-    inner = {m.group() for s in sentences for m in list(_WORD.finditer(s))[1:] if m.group()[0].isupper()}
-    return tuple(gap for sentence in sentences for gap in _gaps(sentence, inner))
+    within = capitals_within(passage)
+    return tuple(gap for sentence in split_sentences(passage) for gap in _gaps(sentence, within))
 
 
-def _gaps(sentence: str, inner: set[str]) -> list[Gap]:
+def capitals_within(text: str) -> frozenset[str]:
+    """Words that stand capitalised within a sentence of `text`, without possessives: most are names."""
+    sentences = [list(_WORD.finditer(s)) for s in split_sentences(text)]
+    return frozenset(_stem(m.group()) for words in sentences for m in words[1:] if m.group()[0].isupper())
+
+
+def name_spans(sentence: str, within: Collection[str] = ()) -> list[tuple[int, int]]:
+    """Where the names of a sentence stand, by the rule of `gaps`; `within`: words known to be names."""
     words = list(_WORD.finditer(sentence))
-    spans = _names(sentence, words, inner) + [m.span() for m in words if _is_number(m.group())]
-    if words and not any(a <= words[-1].start() < b for a, b in spans):
-        spans.append(words[-1].span())
-    whole = [(a, b) for a, b in sorted(set(spans)) if b - a < len(sentence.rstrip(".!? "))]
-    return [Gap(sentence, sentence[a:b], f"{sentence[:a]}{GAP}{sentence[b:]}") for a, b in whole]
-
-
-def _names(sentence: str, words: list[re.Match[str]], inner: set[str]) -> list[tuple[int, int]]:
-    """Spans of the runs of capitalised words that are names."""
+    starts = {w.start() for w in words[:1]}
+    starts |= {w.start() for w in words if _START.search(sentence[max(0, w.start() - 3) : w.start()])}
     runs: list[list[re.Match[str]]] = []
     for word in words:
-        if not word.group()[0].isupper() or (word is words[0] and word.group().lower() in _NOT_NAMES):
+        if not word.group()[0].isupper() or (word.start() in starts and word.group().lower() in _NOT_NAMES):
             continue
         if runs and sentence[runs[-1][-1].end() : word.start()] == " ":
             runs[-1].append(word)
         else:
             runs.append([word])
-    spans = []
-    for run in runs:
-        first = run[0]
-        if first is words[0] and len(run) == 1 and _stem(first.group()) not in {_stem(w) for w in inner}:
-            continue
-        if len(run) == 1 and run[0].group() == "I":
-            continue
-        spans.append((first.start(), run[-1].start() + len(_stem(run[-1].group()))))
+    return [
+        (run[0].start(), run[-1].start() + len(_stem(run[-1].group())))
+        for run in runs
+        if len(run) > 1
+        or (run[0].group() != "I" and (run[0].start() not in starts or _stem(run[0].group()) in within))
+    ]
+
+
+def number_spans(sentence: str) -> list[tuple[int, int]]:
+    """Where numbers stand, in digits or words, but for small words that hardly count."""
+    spans: list[tuple[int, int]] = []
+    for word in _WORD.finditer(sentence):
+        start, stop = word.span()
+        if spans and spans[-1][1] == start - 1 and _is_number(sentence[spans[-1][0] : stop]):
+            spans[-1] = (spans[-1][0], stop)  # "two hundred"
+        elif _is_number(word.group()):
+            spans.append((start, stop))
     return spans
+
+
+def _gaps(sentence: str, within: Collection[str]) -> list[Gap]:
+    spans = {*name_spans(sentence, within), *number_spans(sentence)}
+    *_, last = [None, *_WORD.finditer(sentence)]
+    if last and not any(a <= last.start() < b for a, b in spans):
+        spans.add(last.span())
+    whole = [(a, b) for a, b in sorted(spans) if b - a < len(sentence.rstrip(".!? "))]
+    return [Gap(sentence, sentence[a:b], f"{sentence[:a]}{GAP}{sentence[b:]}") for a, b in whole]
 
 
 def _stem(word: str) -> str:
@@ -90,6 +113,5 @@ def _stem(word: str) -> str:
 
 
 def _is_number(word: str) -> bool:
-    """Digits, or a number in words; "one" is mostly a pronoun."""
     said = normalise(word)
-    return word.lower() != "one" and len(said) == 1 and said[0][0].isdigit()
+    return word.lower() not in _NO_NUMBERS and len(said) == 1 and said[0][0].isdigit()

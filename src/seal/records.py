@@ -63,6 +63,19 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class EditFinding:
+    """Something visibly wrong with a self-edit: `seal.self_edit_check` tells what each kind is."""
+
+    kind: Literal["loop", "echo", "unsupported"]
+    text: str
+    """The words, as they stand in the completion."""
+    start: int
+    """Their first character in the completion."""
+    stop: int
+    """One past the last character."""
+
+
+@dataclass(frozen=True, slots=True)
 class SelfEdit:
     """Training data (or a training recipe) that the policy wrote for one task."""
 

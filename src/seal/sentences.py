@@ -1,4 +1,4 @@
-"""Where sentences end, by rule: for texts without odd abbreviations, alike on every machine."""
+"""Where sentences end, by rule: neither behind an abbreviation nor behind a list's number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 _END = re.compile(r"""(?<=[.!?])(?:["'”’)\]]*)\s+(?=["'“‘(\[]*[A-Z0-9])""")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:mr|mrs|ms|dr|st|prof|gen|col|capt|lt|sgt|rev|hon|no|vol|fig|vs|etc|approx|ca|e\.g|i\.e|cf|al|jr|sr|"
-    r"jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)|\b[A-Z])\.$",
+    r"jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)|\b[A-Z]|^\s*\d{1,3})\.$",
     re.IGNORECASE,
 )
 

@@ -26,6 +26,7 @@ from seal.sentences import split_sentences
         ("Hello.", []),
         ("", []),
         ("In 1902, then.", ["1902", "then"]),
+        ("The first of two hundred men said: 'Who is it?'", ["two hundred", "it"]),
     ],
 )
 def test_gaps(passage: str, answers: list[str]) -> None:

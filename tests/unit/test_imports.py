@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"settings"}),
     frozenset({"config"}),
-    frozenset({"domains", "data", "arc", "grading", "self_edit"}),
+    frozenset({"domains", "data", "arc", "grading", "self_edit", "self_edit_check"}),
     frozenset({"models"}),
     frozenset({"inner"}),
     frozenset({"reward"}),
