@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from double_precision import SAME, DoublePrecision
 from seal.errors import AdaptError, ModelError
 from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import load_adapter, save_adapter
@@ -41,13 +42,14 @@ def engine_logits(loaded: LoadedModel, adapter: Adapter | None) -> Tensor:
     """(T, V) of `IDS` through the engine."""
     runtime = Runtime.of(loaded.model)
     places = stack_up(runtime, [adapter]) if adapter else [None]
-    with torch.no_grad(), runtime.active():
+    with torch.no_grad(), runtime.active(), DoublePrecision():
         return runtime.forward(pack([IDS], places, runtime.device), torch.arange(len(IDS)))
 
 
 @torch.no_grad()
 def logits(model: Any) -> Tensor:
-    out: Tensor = model(torch.tensor([IDS])).logits[0]
+    with DoublePrecision():
+        out: Tensor = model(torch.tensor([IDS])).logits[0]
     return out
 
 
@@ -57,22 +59,29 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.fixture
+def double(tiny_family: LoadedModel) -> LoadedModel:
+    """The tiny model of each family in turn, in fp64."""
+    tiny_family.model.double()
+    return tiny_family
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "adapter"
 
 
 def test_peft_loads_what_was_saved(
-    tiny_family: LoadedModel, tiny: Callable[..., LoadedModel], folder: Path
+    double: LoadedModel, tiny: Callable[..., LoadedModel], folder: Path
 ) -> None:
     from peft import PeftModel
 
-    adapter = trained(tiny_family)
-    save_adapter(adapter, tiny_family, folder)
-    ours, bare = engine_logits(tiny_family, adapter), logits(tiny_family.model)
-    fresh = tiny(tiny_family.source.removeprefix("tiny-random-")).model
+    adapter = trained(double)
+    save_adapter(adapter, double, folder)
+    ours, bare = engine_logits(double, adapter), logits(double.model)
+    fresh = tiny(double.source.removeprefix("tiny-random-")).model.double()
     peft = PeftModel.from_pretrained(fresh, str(folder))
-    assert relative(ours, logits(peft)) < 1e-5
-    assert relative(ours, logits(peft.merge_and_unload())) < 1e-5
+    assert relative(ours, logits(peft)) < SAME
+    assert relative(ours, logits(peft.merge_and_unload())) < SAME
     assert relative(ours, bare) > 0.01
     assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     assert [p.name for p in folder.parent.iterdir()] == ["adapter"], "a staging folder was left"
@@ -101,13 +110,15 @@ def peft_folder(loaded: LoadedModel, folder: Path, **changes: Any) -> Any:
 
 
 def test_adapters_that_peft_made_can_be_loaded(
-    tiny_family: LoadedModel, tiny: Callable[..., LoadedModel], folder: Path
+    double: LoadedModel, tiny: Callable[..., LoadedModel], folder: Path
 ) -> None:
-    theirs = logits(peft_folder(tiny(tiny_family.source.removeprefix("tiny-random-")), folder))
-    adapter = load_adapter(Runtime.of(tiny_family.model), folder)
+    other = tiny(double.source.removeprefix("tiny-random-"))
+    other.model.double()
+    theirs = logits(peft_folder(other, folder))
+    adapter = load_adapter(Runtime.of(double.model), folder)
     assert len(adapter.layout.layers) == 4
-    assert relative(engine_logits(tiny_family, adapter), theirs) < 1e-5
-    assert relative(logits(tiny_family.model), theirs) > 0.01
+    assert relative(engine_logits(double, adapter), theirs) < SAME
+    assert relative(logits(double.model), theirs) > 0.01
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import seal
+from cost import cpu_ratio
 
 SOURCE = Path(seal.__file__).parent
 
@@ -136,14 +136,10 @@ print(heavy)
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", [["-c", "import seal"], ["-m", "seal", "--help"]])
-def test_the_first_contact_takes_less_than_a_second(command: list[str]) -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *command], capture_output=True, check=True)
-        return time.perf_counter() - start
-
-    assert min(seconds() for _ in range(3)) < 1  # the quickest of three: a busy machine is no slow program
+@pytest.mark.parametrize("program", ["import seal", "import sys, seal.cli; seal.cli.main(['--help'])"])
+def test_the_first_contact_takes_little_more_than_python_itself(program: str) -> None:
+    """Far under a second on any machine: importing torch takes sixty times as long as a bare interpreter."""
+    assert cpu_ratio(program, "pass") < 6
 
 
 def test_public_names() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -285,15 +284,14 @@ def test_an_unwritable_cache_says_which_variable_to_set(
 # -- the real built-in model
 
 
-def test_smollm_knows_something_and_reloads_fast(smollm: Any) -> None:
+def test_smollm_knows_something_and_is_unpacked_once(smollm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = apply_chat(smollm.tokenizer, "What is the capital of France?")
     assert prompt.endswith("<|im_start|>assistant\n")
     inputs = smollm.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     out = smollm.model.generate(**inputs, max_new_tokens=12, do_sample=False)
     assert "Paris" in smollm.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :])
-    begin = time.perf_counter()
+    monkeypatch.setattr(seal_gguf, "_convert", lambda *_: pytest.fail("it was unpacked again"))
     again = load_model("smollm2-135m-instruct", device="cpu")
-    assert time.perf_counter() - begin < 5, "a cached load takes about a second"
     assert again.version == smollm.version
     assert smollm.model.config.num_hidden_layers == 30
 

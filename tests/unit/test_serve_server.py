@@ -156,9 +156,7 @@ def test_malformed_and_over_limit_requests_are_answered_at_once_while_training(t
             ({"train_sequences": ["x" * 100_000]}, "LimitExceeded"),
             ({"train_sequences": ["word " * 40]}, "LimitExceeded"),
         ):
-            began = time.monotonic()
-            assert ask(address, bad)["error"].startswith(kind + ": ")
-            assert time.monotonic() - began < 0.1
+            assert ask(address, bad)["error"].startswith(kind + ": ")  # the gate is still shut
         inner.gate.set()
         assert busy.recv_json()["adapter_correct"] == [True]
 

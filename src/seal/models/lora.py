@@ -268,12 +268,9 @@ class LoRAWrapper:
             )
 
     def factors(self) -> Factors:
-        """Copies of the LoRA factors on the CPU, fp32; whole ones also where ZeRO-3 has cut them up."""
+        """Copies of the LoRA factors on the CPU, in fp32 at least; whole ones also under ZeRO-3."""
         with _whole([factor for pair in self.layers().values() for factor in pair]):
-            return {
-                name: (a.detach().float().cpu().clone(), b.detach().float().cpu().clone())
-                for name, (a, b) in self.layers().items()
-            }
+            return {name: (_copied(a), _copied(b)) for name, (a, b) in self.layers().items()}
 
     def merge(self) -> PreTrainedModel:
         """Fold the adapter into the model's own weights, in place, and return the model; ends the wrapper."""
@@ -314,6 +311,12 @@ class LoRAWrapper:
             target_modules=self.modules,
             fan_in_fan_out=isinstance(layer, Conv1D),  # Conv1D keeps its weight as (in, out)
         )
+
+
+def _copied(factor: Tensor) -> Tensor:
+    import torch
+
+    return factor.detach().to("cpu", torch.promote_types(factor.dtype, torch.float32), copy=True)
 
 
 def row_loss(model: Any, row: TrainRow) -> Tensor:

@@ -21,7 +21,8 @@ def fold(model: PreTrainedModel, factors: Factors, scale: float) -> None:
     with torch.no_grad():
         for name, (a, b) in factors.items():
             layer: Any = model.get_submodule(name)
-            delta = (b.float() @ a.float()) * scale  # (out, in)
+            full = torch.promote_types(a.dtype, torch.float32)
+            delta = (b.to(full) @ a.to(full)) * scale  # (out, in)
             layer.weight += (delta.T if isinstance(layer, Conv1D) else delta).to(layer.weight.device)
 
 

@@ -83,7 +83,8 @@ def _summed_loss(model: PreTrainedModel, rows: Sequence[TrainRow]) -> Tensor:
         counted = row.labelled()
         labels[b, counted] = ids[b, counted]
     ids, labels, mask = (tensor.to(model.device) for tensor in (ids, labels, mask))
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
     )
