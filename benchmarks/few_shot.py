@@ -36,11 +36,11 @@ def adapt_contenders(
 ) -> dict[str, Work]:
     """Tasks trained on and answered, a second."""
     loaded, own = load_model(model, dtype=dtype), load_model(model, dtype=dtype)
-    recipe = replace(load_config(preset="few_shot_demo").lora_recipe(), epochs=1)
+    recipe = replace(load_config(preset="few_shot_demo").inner_training(), epochs=1)
     jobs = [
         AdaptJob(
-            task.id, domain.training_rows(task, RECIPE.to_json(), loaded.tokenizer), recipe,
-            domain.probes(task, loaded.tokenizer), n, baseline=False,
+            task.id, domain.training_sequences(task, RECIPE.to_json(), loaded.tokenizer), recipe,
+            domain.eval_prompts(task, loaded.tokenizer), n, baseline=False,
         )
         for n, task in enumerate(tasks)
     ]  # fmt: skip
@@ -48,7 +48,7 @@ def adapt_contenders(
 
     workers = torch.get_num_threads()
     shared = SharedInnerLoop(LocalInnerLoop(loaded, None, slots=-(-len(jobs) // workers)), workers)
-    for _ in shared.run([replace(job, rows=job.rows[:1]) for job in jobs]):
+    for _ in shared.run([replace(job, rows=job.sequences[:1]) for job in jobs]):
         pass  # the helpers are up
 
     def batched() -> float:
@@ -64,7 +64,9 @@ def adapt_contenders(
     def sequential_peft() -> float:
         for job in jobs:
             peft.fit(job)
-            peft.answer([p.ids for p in job.probes], max(p.sampling.max_new_tokens for p in job.probes))
+            peft.answer(
+                [p.ids for p in job.eval_prompts], max(p.sampling.max_new_tokens for p in job.eval_prompts)
+            )
         return len(jobs)
 
     return {

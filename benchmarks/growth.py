@@ -21,7 +21,7 @@ from seal.inner.adapter import Adapter
 from seal.inner.loop import default_token_budget
 from seal.inner.runtime import Runtime
 from seal.models.load import LoadedModel, load_model
-from seal.records import AdaptJob, LoRARecipe
+from seal.records import AdaptJob, TrainingConfig
 
 #: Tokens of one sequence of the published self-edits, on average.
 TYPICAL_LENGTH = 51
@@ -44,7 +44,7 @@ def length_growth(
 ) -> list[dict[str, Any]]:
     """Training tokens a second of eight adapters, and of PEFT alone, by the length of the sequences."""
     vocabulary = runtime.model.get_input_embeddings().num_embeddings
-    peer = TunedPeft(copy, LoRARecipe(rank=rank, alpha=2.0 * rank))
+    peer = TunedPeft(copy, TrainingConfig(rank=rank, alpha=2.0 * rank))
     found = []
     for length in lengths:
         jobs = uniform_jobs(8, length, rank, vocabulary)
@@ -92,7 +92,9 @@ def _memory(model: str, dtype: str, n: int, rank: int, threads: int) -> dict[str
     _train(runtime, jobs[:1], 1)
     before = _peak_mib()
     _train(runtime, jobs, n)
-    own = Adapter(runtime, jobs[0].recipe, 0).weights.numel() * 4 * 4  # weights, gradient, Adam's two moments
+    own = (
+        Adapter(runtime, jobs[0].training, 0).weights.numel() * 4 * 4
+    )  # weights, gradient, Adam's two moments
     return {"adapters": n, "rank": rank, "before": before, "peak": _peak_mib(), "own": n * own / 2**20}
 
 

@@ -101,20 +101,20 @@ class Bench:
         workers = settings.threads if self.device.type == "cpu" else 1
         self.shared = SharedInnerLoop(self.loop, workers) if workers > 1 else self.loop
         self.workload: Workload = load_workload(self.ours.tokenizer)
-        self.recipe = self.workload.jobs[0].recipe
+        self.training = self.workload.jobs[0].training
         self.low_precision = False
         self.peer = self._tuned_peer()
 
     def _tuned_peer(self) -> TunedPeft:
         """PEFT with its adapter in fp32, or in the model's type where that is faster."""
-        (job,) = self.workload.with_recipe(1, epochs=1)
+        (job,) = self.workload.with_training(1, epochs=1)
         speeds: dict[bool, float] = {}
         for low in (False, True) if self.dtype == "bfloat16" else (False,):
-            peer = TunedPeft(self._copy(), self.recipe, low)
+            peer = TunedPeft(self._copy(), self.training, low)
             peer.fit(job)
             speeds[low] = race({"": lambda p=peer: p.fit(job)}, 1, self.device)[""][0]  # type: ignore[misc]
         self.low_precision = max(speeds, key=speeds.__getitem__)
-        return TunedPeft(self._copy(), self.recipe, self.low_precision)
+        return TunedPeft(self._copy(), self.training, self.low_precision)
 
     def _copy(self) -> LoadedModel:
         return load_model(self.settings.model, device="auto", dtype=self.dtype)
@@ -124,8 +124,8 @@ class Bench:
     def train(self) -> list[dict[str, Any]]:
         """Training tokens a second."""
         s = self.settings
-        jobs = self.workload.with_recipe(s.train_jobs, epochs=s.epochs)
-        rows = [row for job in jobs for row in job.rows]
+        jobs = self.workload.with_training(s.train_jobs, epochs=s.epochs)
+        rows = [row for job in jobs for row in job.sequences]
         contenders: dict[str, Work] = {
             "ours": lambda: self.fit(jobs),
             "one process": lambda: self.fit_here(jobs),
@@ -133,7 +133,7 @@ class Bench:
         }
         processes = None
         if self.device.type == "cpu" and s.threads > 1:
-            processes = Processes(s.threads, s.model, self.dtype, self.recipe, self.low_precision)
+            processes = Processes(s.threads, s.model, self.dtype, self.training, self.low_precision)
             contenders["processes"] = lambda: processes.fit(jobs)
         self.fit(jobs[:2])
         self.fit_here(jobs[:1])
@@ -144,7 +144,7 @@ class Bench:
         steps = official_step_seconds(self._copy(), jobs[0], s.official_steps)
         official = [sum(len(r.ids) for r in rows) / len(rows) / t for t in steps]
         peak = gemm_peak(getattr(torch, self.dtype), self.device)
-        flops = training_flops(self.ours.model, self.recipe, rows)
+        flops = training_flops(self.ours.model, self.training, rows)
         official_name = (
             f"official procedure (PEFT + Trainer, padded to {OFFICIAL_LENGTH:,}, batch 1), "
             f"extrapolated from {len(steps)} steps"
@@ -172,7 +172,7 @@ class Bench:
 
     def fit(self, jobs: Sequence[AdaptJob]) -> int:
         """Train all jobs, in as many processes as there are threads; returns the tokens that went through."""
-        outcomes = list(self.shared.run([replace(job, probes=(), baseline=False) for job in jobs]))
+        outcomes = list(self.shared.run([replace(job, eval_prompts=(), baseline=False) for job in jobs]))
         assert all(o.error is None for o in outcomes)
         return sum(o.timings.train_tokens for o in outcomes)
 
@@ -185,7 +185,7 @@ class Bench:
     def answer(self) -> list[dict[str, Any]]:
         """Answers a second: every adapter is asked its questions."""
         s = self.settings
-        adapters = [Adapter(self.runtime, self.recipe, i) for i in range(s.adapters)]
+        adapters = [Adapter(self.runtime, self.training, i) for i in range(s.adapters)]
         prompts = self.workload.prompts(s.adapters * s.questions)
         shares = [prompts[i * s.questions : (i + 1) * s.questions] for i in range(s.adapters)]
         sampling = replace(SAMPLING, max_new_tokens=s.answer_tokens)
@@ -233,14 +233,19 @@ class Bench:
     def estep(self) -> list[dict[str, Any]]:
         """Jobs an hour: train, answer with and without the adapter, grade."""
         s = self.settings
-        jobs = self.workload.with_recipe(s.estep_jobs, epochs=s.estep_epochs)
-        jobs = [replace(j, probes=tuple(_fixed(p, s.answer_tokens) for p in j.probes)) for j in jobs]
+        jobs = self.workload.with_training(s.estep_jobs, epochs=s.estep_epochs)
+        jobs = [
+            replace(j, eval_prompts=tuple(_fixed(p, s.answer_tokens) for p in j.eval_prompts)) for j in jobs
+        ]
 
         fresh = count()
 
         def ours() -> float:
             tag = f" #{next(fresh)}"  # new questions each time: a baseline that is known costs nothing
-            asked = [replace(j, probes=tuple(replace(p, id=p.id + tag) for p in j.probes)) for j in jobs]
+            asked = [
+                replace(j, eval_prompts=tuple(replace(p, id=p.id + tag) for p in j.eval_prompts))
+                for j in jobs
+            ]
             outcomes = list(self.shared.run(asked))
             assert all(o.error is None for o in outcomes)
             return 3600.0 * len(outcomes)
@@ -249,7 +254,7 @@ class Bench:
 
         def theirs() -> float:
             for job in jobs:
-                prompts = [p.ids for p in job.probes]
+                prompts = [p.ids for p in job.eval_prompts]
                 self.peer.fit(job)
                 self.peer.answer(prompts, s.answer_tokens, ends)
                 with self.peer.bare():
@@ -270,8 +275,8 @@ class Bench:
         }
 
 
-def _fixed(probe: Any, tokens: int) -> Any:
-    return replace(probe, sampling=replace(probe.sampling, max_new_tokens=tokens))
+def _fixed(eval_prompt: Any, tokens: int) -> Any:
+    return replace(eval_prompt, sampling=replace(eval_prompt.sampling, max_new_tokens=tokens))
 
 
 def _against(
@@ -331,7 +336,7 @@ def _measure(bench: Bench, say: Callable[[str], None]) -> dict[str, Any]:
         say(f"{bench.dtype}: growth")
         found["growth"] = bench.growth()
     if bench.settings.profile:
-        jobs = bench.workload.with_recipe(bench.loop.slots, epochs=1)
+        jobs = bench.workload.with_training(bench.loop.slots, epochs=1)
         found["profile"] = profile_rows(lambda: bench.fit_here(jobs))
         say("\n".join(f"  {row['share']:6.1%}  {row['name']}" for row in found["profile"]))
     return found

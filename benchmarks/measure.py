@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seal.models.lora import linear_modules, target_modules
-from seal.records import LoRARecipe, TrainRow
+from seal.records import TrainingConfig, TrainingSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,7 +76,7 @@ def _multiply(a: torch.Tensor, b: torch.Tensor) -> float:
     return 2.0 * a.shape[0] ** 3
 
 
-def training_flops(model: PreTrainedModel, recipe: LoRARecipe, rows: Sequence[TrainRow]) -> float:
+def training_flops(model: PreTrainedModel, recipe: TrainingConfig, rows: Sequence[TrainingSequence]) -> float:
     """FLOPs a token: 4 (N + H f) + 6 P + attention, averaged over the tokens of `rows`.
 
     Forward 2 and the activations' gradient 2 for every frozen weight (N outside the head, H in it, which

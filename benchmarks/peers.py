@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from seal.inner.schedule import learning_rate, step_rows, total_steps
+from seal.inner.schedule import learning_rate, step_sequences, total_steps
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import target_modules
-from seal.records import AdaptJob, LoRARecipe, TrainRow
+from seal.records import AdaptJob, TrainingConfig, TrainingSequence
 
 OFFICIAL_LENGTH = 2048
 
@@ -30,7 +30,7 @@ class TunedPeft:
         low_precision: adapter weights in the model's type instead of fp32.
     """
 
-    def __init__(self, loaded: LoadedModel, recipe: LoRARecipe, low_precision: bool = False) -> None:
+    def __init__(self, loaded: LoadedModel, recipe: TrainingConfig, low_precision: bool = False) -> None:
         self.device, self.pad = loaded.model.device, int(loaded.tokenizer.pad_token_id or 0)
         self.model = _attach(loaded, recipe, autocast_adapter_dtype=not low_precision)
         self.factors = [p for p in self.model.parameters() if p.requires_grad]
@@ -40,10 +40,10 @@ class TunedPeft:
     def fit(self, job: AdaptJob) -> int:
         """Train the adapter from new start values; returns the tokens that went through."""
         self._reset(job.seed)
-        recipe, tokens, total = job.recipe, 0, total_steps(len(job.rows), job.recipe)
+        recipe, tokens, total = job.training, 0, total_steps(len(job.sequences), job.training)
         optimizer = torch.optim.AdamW(self.factors, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
-        for step, chosen in enumerate(step_rows(len(job.rows), recipe, job.seed)):
-            for row in (job.rows[i] for i in chosen):
+        for step, chosen in enumerate(step_sequences(len(job.sequences), recipe, job.seed)):
+            for row in (job.sequences[i] for i in chosen):
                 self._loss(row).backward()  # type: ignore[no-untyped-call, unused-ignore]
                 tokens += len(row.ids)
             torch.nn.utils.clip_grad_norm_(self.factors, recipe.max_grad_norm)
@@ -52,7 +52,7 @@ class TunedPeft:
             optimizer.zero_grad()
         return tokens
 
-    def _loss(self, row: TrainRow) -> torch.Tensor:
+    def _loss(self, row: TrainingSequence) -> torch.Tensor:
         ids = torch.tensor([row.ids], device=self.device)
         labelled = torch.tensor(row.labelled(), device=self.device)
         logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=labelled - 1).logits[0]
@@ -76,7 +76,7 @@ class TunedPeft:
             yield
 
 
-def _attach(loaded: LoadedModel, recipe: LoRARecipe, **options: Any) -> Any:
+def _attach(loaded: LoadedModel, recipe: TrainingConfig, **options: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -107,7 +107,7 @@ def generate(
 class Processes:
     """Several processes of one thread each, every one a `TunedPeft` with its share of the jobs."""
 
-    def __init__(self, n: int, model: str, dtype: str, recipe: LoRARecipe, low_precision: bool) -> None:
+    def __init__(self, n: int, model: str, dtype: str, recipe: TrainingConfig, low_precision: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self._ends: list[Connection] = []
         self._processes = []
@@ -125,8 +125,8 @@ class Processes:
     def fit(self, jobs: Sequence[AdaptJob]) -> int:
         """Train all jobs, shared out by size; returns the tokens that went through."""
         shares: list[list[AdaptJob]] = [[] for _ in self._ends]
-        for job in sorted(jobs, key=lambda j: -sum(len(r.ids) for r in j.rows)):
-            min(shares, key=lambda s: sum(len(r.ids) for j in s for r in j.rows)).append(job)
+        for job in sorted(jobs, key=lambda j: -sum(len(r.ids) for r in j.sequences)):
+            min(shares, key=lambda s: sum(len(r.ids) for j in s for r in j.sequences)).append(job)
         for end, share in zip(self._ends, shares, strict=True):
             end.send(share)
         return sum(end.recv() for end in self._ends)
@@ -137,7 +137,7 @@ class Processes:
             process.join(30)
 
 
-def _serve(end: Connection, model: str, dtype: str, recipe: LoRARecipe, low_precision: bool) -> None:
+def _serve(end: Connection, model: str, dtype: str, recipe: TrainingConfig, low_precision: bool) -> None:
     torch.set_num_threads(1)
     peer = TunedPeft(load_model(model, "cpu", dtype), recipe, low_precision)
     end.send(0)
@@ -152,9 +152,9 @@ def official_step_seconds(loaded: LoadedModel, job: AdaptJob, steps: int) -> lis
     """
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-    model = _attach(loaded, job.recipe)
+    model = _attach(loaded, job.training)
     pad = int(loaded.tokenizer.pad_token_id or 0)
-    rows = [list(row.ids) + [pad] * (OFFICIAL_LENGTH - len(row.ids)) for row in job.rows]
+    rows = [list(row.ids) + [pad] * (OFFICIAL_LENGTH - len(row.ids)) for row in job.sequences]
     data = [{"input_ids": r, "labels": r, "attention_mask": [1] * OFFICIAL_LENGTH} for r in rows]
     begun: list[float] = []
     seconds: list[float] = []
@@ -171,7 +171,7 @@ def official_step_seconds(loaded: LoadedModel, job: AdaptJob, steps: int) -> lis
             output_dir=folder,
             per_device_train_batch_size=1,
             max_steps=steps + 1,
-            learning_rate=job.recipe.learning_rate,
+            learning_rate=job.training.learning_rate,
             save_strategy="no",
             logging_strategy="no",
             report_to=[],

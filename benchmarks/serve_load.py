@@ -28,7 +28,7 @@ import psutil
 from benchmarks.measure import Spread
 from benchmarks.report import write_section
 from benchmarks.workload import passages
-from seal.self_edit import training_sequences
+from seal.self_edit import sequence_texts
 from seal.serve.client import Link, TTTClient
 from seal.serve.messages import EvalQuestion, TTTRequest
 
@@ -65,7 +65,7 @@ def job_mix(n: int, epochs: int) -> tuple[str, list[TTTRequest]]:
         while True:
             for task, completion in passages(number)[1]:
                 yield TTTRequest(
-                    train_sequences=training_sequences(completion, task.title, task.context, True),
+                    train_sequences=sequence_texts(completion, task.title, task.context, True),
                     eval_questions=[
                         EvalQuestion(title=task.title, question=q.question, answer=q.answer)
                         for q in task.target

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from seal.data.loader import load_tasks
 from seal.domains.knowledge import KnowledgeIncorporation
-from seal.records import AdaptJob, LoRARecipe, Question, Sampling, Task, TrainRow
+from seal.records import AdaptJob, Question, Sampling, Task, TrainingConfig, TrainingSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,22 +29,22 @@ class Workload:
     source: str
     jobs: tuple[AdaptJob, ...]
 
-    def with_recipe(self, n_jobs: int, **changes: object) -> list[AdaptJob]:
+    def with_training(self, n_jobs: int, **changes: object) -> list[AdaptJob]:
         """The first `n_jobs` jobs (again from the start when they run out) with other recipe settings."""
         picked = [self.jobs[i % len(self.jobs)] for i in range(n_jobs)]
         return [
-            replace(job, id=f"{i}", seed=i, recipe=replace(job.recipe, **changes))  # type: ignore[arg-type]
+            replace(job, id=f"{i}", seed=i, training=replace(job.training, **changes))  # type: ignore[arg-type]
             for i, job in enumerate(picked)
         ]
 
     def prompts(self, n: int) -> list[tuple[int, ...]]:
         """Token ids of `n` question prompts."""
-        every = [probe.ids for job in self.jobs for probe in job.probes]
+        every = [eval_prompt.ids for job in self.jobs for eval_prompt in job.eval_prompts]
         return [every[i % len(every)] for i in range(n)]
 
     def describe(self) -> str:
         """Sizes in one line."""
-        lengths = [len(row.ids) for job in self.jobs for row in job.rows]
+        lengths = [len(row.ids) for job in self.jobs for row in job.sequences]
         rows, tokens = len(lengths) / len(self.jobs), sum(lengths) / len(self.jobs)
         return (
             f"{self.source}: {len(self.jobs)} jobs of {rows:.1f} sequences and {tokens:.0f} tokens, "
@@ -59,10 +59,11 @@ def load_workload(tokenizer: PreTrainedTokenizerBase, limit: int = 50, longest: 
     jobs = []
     for i, (task, completion) in enumerate(pairs[:limit]):
         rows = tuple(
-            TrainRow(row.ids[:longest], row.loss) for row in domain.training_rows(task, completion, tokenizer)
+            TrainingSequence(row.ids[:longest], row.loss)
+            for row in domain.training_sequences(task, completion, tokenizer)
         )
-        probes = tuple(replace(p, sampling=SAMPLING) for p in domain.probes(task, tokenizer))
-        jobs.append(AdaptJob(task.id, rows, LoRARecipe(), probes, seed=i))
+        eval_prompts = tuple(replace(p, sampling=SAMPLING) for p in domain.eval_prompts(task, tokenizer))
+        jobs.append(AdaptJob(task.id, rows, TrainingConfig(), eval_prompts, seed=i))
     return Workload(source, tuple(jobs))
 
 
@@ -76,10 +77,12 @@ def passages(number: int = 0) -> tuple[str, list[tuple[Task, str]]]:
 def uniform_jobs(n: int, length: int, rank: int, vocabulary: int, steps: int = 1) -> list[AdaptJob]:
     """`n` jobs of one random sequence of `length` tokens, for the growth and memory curves."""
     rng = random.Random(length)
-    recipe = LoRARecipe(rank=rank, alpha=2.0 * rank, epochs=steps)
+    recipe = TrainingConfig(rank=rank, alpha=2.0 * rank, epochs=steps)
     top = min(vocabulary, 250)
     return [
-        AdaptJob(str(i), (TrainRow(tuple(rng.randrange(4, top) for _ in range(length))),), recipe, (), i)
+        AdaptJob(
+            str(i), (TrainingSequence(tuple(rng.randrange(4, top) for _ in range(length))),), recipe, (), i
+        )
         for i in range(n)
     ]
 

@@ -16,11 +16,20 @@ import pytest
 from seal.grading import Grade, Grader, LexicalGrader
 from seal.inner.protocol import InnerLoop
 from seal.inner.schedule import total_steps
-from seal.records import AdaptJob, AdaptOutcome, LoRARecipe, Probe, Question, Sampling, TrainRow, Verdict
+from seal.records import (
+    AdaptJob,
+    AdaptOutcome,
+    EvalPrompt,
+    Question,
+    Sampling,
+    TrainingConfig,
+    TrainingSequence,
+    Verdict,
+)
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=3)
 #: Enough steps for the tiny model to learn an answer by heart.
-RECIPE = LoRARecipe(rank=4, alpha=8, learning_rate=0.02, epochs=12)
+RECIPE = TrainingConfig(rank=4, alpha=8, learning_rate=0.02, epochs=12)
 
 
 class LoggingGrader:
@@ -41,18 +50,18 @@ class LoggingGrader:
         return self.log.read_text().splitlines().count(question)
 
 
-def fact(name: str, answer: str = "yes") -> tuple[TrainRow, Probe]:
-    """A row that teaches the answer to `name`, and the probe that asks for it."""
+def fact(name: str, answer: str = "yes") -> tuple[TrainingSequence, EvalPrompt]:
+    """A row that teaches the answer to `name`, and the evaluation prompt that asks for it."""
     prompt, gold = f"Is it {name}? ".encode(), answer.encode()
-    row = TrainRow(tuple(prompt + gold), ((len(prompt), len(prompt) + len(gold)),))
-    return row, Probe(name, tuple(prompt), GREEDY, tuple(gold), Question(f"Is it {name}?", answer))
+    row = TrainingSequence(tuple(prompt + gold), ((len(prompt), len(prompt) + len(gold)),))
+    return row, EvalPrompt(name, tuple(prompt), GREEDY, tuple(gold), Question(f"Is it {name}?", answer))
 
 
-def job(name: str, seed: int = 1, recipe: LoRARecipe = RECIPE, n_rows: int = 2) -> AdaptJob:
+def job(name: str, seed: int = 1, recipe: TrainingConfig = RECIPE, n_rows: int = 2) -> AdaptJob:
     """Learn one fact, among filler, and be asked for it and for something else."""
-    row, probe = fact(name)
-    filler = [TrainRow(tuple(f"{i} times {name}".encode())) for i in range(n_rows - 1)]
-    return AdaptJob(name, (row, *filler), recipe, (probe, fact("something else")[1]), seed)
+    row, eval_prompt = fact(name)
+    filler = [TrainingSequence(tuple(f"{i} times {name}".encode())) for i in range(n_rows - 1)]
+    return AdaptJob(name, (row, *filler), recipe, (eval_prompt, fact("something else")[1]), seed)
 
 
 def same_outcome(a: AdaptOutcome, b: AdaptOutcome) -> None:
@@ -60,8 +69,8 @@ def same_outcome(a: AdaptOutcome, b: AdaptOutcome) -> None:
     assert a.error == b.error
     assert a.losses == pytest.approx(b.losses, abs=2e-4)
     for mine, theirs in ((a.baseline, b.baseline), (a.adapted, b.adapted)):
-        assert [(x.probe_id, x.text, x.verdict) for x in mine] == [
-            (x.probe_id, x.text, x.verdict) for x in theirs
+        assert [(x.prompt_id, x.text, x.verdict) for x in mine] == [
+            (x.prompt_id, x.text, x.verdict) for x in theirs
         ]
         assert [x.log_likelihood for x in mine] == pytest.approx([x.log_likelihood for x in theirs], abs=2e-2)
 
@@ -87,8 +96,8 @@ class InnerLoopContract:
             job(f"n{i}", i, replace(RECIPE, rank=1 + i, epochs=1 + i), n_rows=1 + i % 3) for i in range(7)
         ]
         jobs += [
-            replace(job("silent"), probes=()),
-            replace(job("no rows"), rows=()),
+            replace(job("silent"), eval_prompts=()),
+            replace(job("no rows"), sequences=()),
             job("no epochs", recipe=replace(RECIPE, epochs=0)),
             replace(job("no baseline"), baseline=False),
         ]
@@ -97,11 +106,11 @@ class InnerLoopContract:
         for j in jobs:
             outcome = outcomes[j.id]
             assert outcome.error is None
-            assert len(outcome.losses) == (total_steps(len(j.rows), j.recipe) if j.rows else 0)
-            names = [p.id for p in j.probes]
-            assert [a.probe_id for a in outcome.adapted] == names
-            assert [a.probe_id for a in outcome.baseline] == (names if j.baseline else [])
-            assert outcome.timings.train_tokens == j.recipe.epochs * sum(len(r.ids) for r in j.rows)
+            assert len(outcome.losses) == (total_steps(len(j.sequences), j.training) if j.sequences else 0)
+            names = [p.id for p in j.eval_prompts]
+            assert [a.prompt_id for a in outcome.adapted] == names
+            assert [a.prompt_id for a in outcome.baseline] == (names if j.baseline else [])
+            assert outcome.timings.train_tokens == j.training.epochs * sum(len(r.ids) for r in j.sequences)
             assert outcome.timings.answer_tokens == sum(a.n_tokens for a in outcome.adapted)
             if not outcome.losses:
                 assert outcome.adapted == outcome.baseline
@@ -120,17 +129,19 @@ class InnerLoopContract:
 
     def test_a_job_that_fails_stops_no_other(self, loop: InnerLoop, tmp_path: Path) -> None:
         good = [job("red", 3), job("green", 4)]
-        long, probe = (5,) * 5000, job("x").probes[0]
+        long, eval_prompt = (5,) * 5000, job("x").eval_prompts[0]
         (tmp_path / "taken").mkdir()
         bad = {
-            "row too long": replace(job("x"), rows=(TrainRow(long),)),
-            "nothing to learn": replace(job("x"), rows=(TrainRow((5,)),)),
-            "no such token": replace(job("x"), rows=(TrainRow((5, 6, 999_999)),)),
+            "row too long": replace(job("x"), sequences=(TrainingSequence(long),)),
+            "nothing to learn": replace(job("x"), sequences=(TrainingSequence((5,)),)),
+            "no such token": replace(job("x"), sequences=(TrainingSequence((5, 6, 999_999)),)),
             "no such layer": job("x", recipe=replace(RECIPE, targets=("nowhere",))),
             "diverges": job("x", recipe=replace(RECIPE, learning_rate=1e30)),
-            "prompt too long": replace(job("x"), probes=(replace(probe, ids=long),)),
-            "prompt of no such token": replace(job("x"), probes=(replace(probe, ids=(999_999,)),)),
-            "empty prompt": replace(job("x"), probes=(replace(probe, ids=()),)),
+            "prompt too long": replace(job("x"), eval_prompts=(replace(eval_prompt, ids=long),)),
+            "prompt of no such token": replace(
+                job("x"), eval_prompts=(replace(eval_prompt, ids=(999_999,)),)
+            ),
+            "empty prompt": replace(job("x"), eval_prompts=(replace(eval_prompt, ids=()),)),
             "folder exists": replace(job("x"), save_to=str(tmp_path / "taken")),
         }
         mixed = [good[0], *(replace(j, id=name) for name, j in bad.items()), good[1]]
@@ -160,8 +171,8 @@ class InnerLoopContract:
 
     def test_sampled_answers_depend_on_job_and_probe(self, loop: InnerLoop) -> None:
         warm = Sampling(temperature=1.0, max_new_tokens=12)
-        probes = tuple(Probe(f"draw {i}", (70, 71, 72), warm) for i in range(3))
-        base = replace(job("warm"), probes=probes)
+        eval_prompts = tuple(EvalPrompt(f"draw {i}", (70, 71, 72), warm) for i in range(3))
+        base = replace(job("warm"), eval_prompts=eval_prompts)
         jobs = [base, replace(base, id="again"), replace(base, id="other", seed=2)]
         outcomes = {o.job_id: o for o in loop.run(jobs)}
         texts = {name: [a.text for a in o.adapted] for name, o in outcomes.items()}
@@ -176,7 +187,7 @@ class InnerLoopContract:
         grader = LoggingGrader(tmp_path)
         jobs = [job(f"n{i}", i) for i in range(6)]
         with self.open_loop(grader, tmp_path) as loop:
-            outcomes = [o for part in (jobs[:4], jobs[4:]) for o in loop.run(part)]
+            outcomes = [o for segment in (jobs[:4], jobs[4:]) for o in loop.run(segment)]
         assert len({o.baseline[1] for o in outcomes}) == 1
         assert len(jobs) < grader.count("Is it something else?") <= len(jobs) + self.engines
         assert grader.count("Is it n0?") == 2
@@ -199,8 +210,8 @@ class InnerLoopContract:
     def test_a_question_that_cannot_be_graded_costs_no_other_job_its_verdict(self, loop: InnerLoop) -> None:
         """The job itself may be refused, or answered with that one verdict an error."""
         broken = job("blue")
-        unknown = replace(broken.probes[1], question=Question("Is it unknown?", ""))
-        jobs = [job("red"), replace(broken, probes=(broken.probes[0], unknown))]
+        unknown = replace(broken.eval_prompts[1], question=Question("Is it unknown?", ""))
+        jobs = [job("red"), replace(broken, eval_prompts=(broken.eval_prompts[0], unknown))]
         outcomes = {o.job_id: o for o in loop.run(jobs)}
         assert [a.verdict for a in outcomes["red"].baseline] == [Verdict.WRONG] * 2
         blue = outcomes["blue"]
@@ -212,8 +223,8 @@ class InnerLoopContract:
 
     def test_without_a_question_there_is_no_verdict(self, loop: InnerLoop) -> None:
         plain = job("blue")
-        probes = tuple(replace(p, question=None, reference=()) for p in plain.probes)
-        (outcome,) = loop.run([replace(plain, probes=probes)])
+        eval_prompts = tuple(replace(p, question=None, reference=()) for p in plain.eval_prompts)
+        (outcome,) = loop.run([replace(plain, eval_prompts=eval_prompts)])
         for answer in (*outcome.baseline, *outcome.adapted):
             assert (answer.verdict, answer.log_likelihood, answer.reference_tokens) == (None, None, 0)
 
@@ -222,7 +233,7 @@ class InnerLoopContract:
         jobs = [
             replace(job("kept"), save_to=str(folder)),
             job("not kept"),
-            replace(job("nothing to keep"), rows=(), save_to=str(tmp_path / "none")),
+            replace(job("nothing to keep"), sequences=(), save_to=str(tmp_path / "none")),
         ]
         outcomes = {o.job_id: o for o in loop.run(jobs)}
         assert [outcomes[j.id].adapter for j in jobs] == [str(folder), "", ""]

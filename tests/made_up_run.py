@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from seal.data.loader import DataLoader
+from seal.intervals import bootstrap
 from seal.records import (
     AdaptOutcome,
     Answer,
@@ -27,9 +28,8 @@ from seal.records import (
     Trial,
     Verdict,
 )
+from seal.run.folder import Run
 from seal.settings import SEALConfig
-from seal.statistics import bootstrap
-from seal.track.run import Run
 
 HOSTILE = (
     '<script>window.owned=1;document.title="owned"</script><img src="https://evil.example/x.png" '
@@ -247,7 +247,7 @@ def _scored(answers: tuple[Answer, ...]) -> Performance:
 def few_shot_round(folder: Path, context: Any = (), target: Any = ()) -> Task:
     """Add a round of two recipes for one ARC task to a run: one with basic augmentations solves it."""
     from seal.arc.recipe import ArcRecipe
-    from seal.track.journal import Journal
+    from seal.run.journal import Journal
 
     gold = target[0][1] if target else ((1, 2), (3, 4))
     near = tuple((0,) * len(row) if i == 0 else row for i, row in enumerate(gold))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from seal.domains.base import BaseDomain
+from seal.estep import EStep
+from seal.intervals import bootstrap
 from seal.records import ArmScore, Baseline, Performance, PolicyUpdate, SelfEdit, Task, TaskScore, Trial
 from seal.seeds import derive
-from seal.statistics import bootstrap
-from seal.workbench import Workbench
 
 #: Numbers of the two evaluations, in the place of a round's.
 BEFORE, AFTER = -1, -2
@@ -101,14 +101,14 @@ class HeldOut:
         self.wanted = None if wanted is None else set(wanted)
         self._by_id = {task.id: task for task in tasks}
 
-    def before(self, bench: Workbench) -> list[ArmScore]:
+    def before(self, estep: EStep) -> list[ArmScore]:
         """Arms of the untrained policy: base, the domain's references, its own self-edits."""
         if not self.tasks:
             return []
-        base, performances = self._base(bench, "base", BEFORE)
+        base, performances = self._base(estep, "base", BEFORE)
         arms = [base]
-        if self.in_context and type(self.domain).context_probes is not BaseDomain.context_probes:
-            arms.append(self._in_context(bench, base))
+        if self.in_context and type(self.domain).context_prompts is not BaseDomain.context_prompts:
+            arms.append(self._in_context(estep, base))
         references = {task.id: self.domain.reference_edits(task) for task in self.tasks}
         for arm in dict.fromkeys(name for named in references.values() for name in named):
             if self._wants(arm):
@@ -117,47 +117,47 @@ class HeldOut:
                     for name, named in references.items()
                     if arm in named
                 ]
-                arms.append(self._arm(bench, arm, edits, BEFORE, performances, base))
+                arms.append(self._arm(estep, arm, edits, BEFORE, performances, base))
         if self._wants("self_edit"):
-            edits = bench.write(self.tasks, self.samples, BEFORE)
-            arms.append(self._arm(bench, "self_edit", edits, BEFORE, performances, base))
+            edits = estep.write(self.tasks, self.samples, BEFORE)
+            arms.append(self._arm(estep, "self_edit", edits, BEFORE, performances, base))
         return arms
 
-    def after(self, bench: Workbench, arms: Sequence[ArmScore]) -> list[ArmScore]:
+    def after(self, estep: EStep, arms: Sequence[ArmScore]) -> list[ArmScore]:
         """Self-edits of the policy after the rounds. If it is still the one from before, there is no arm."""
-        if not self.tasks or bench.policy.version == arms[0].policy or not self._wants("self_edit_rl"):
+        if not self.tasks or estep.policy.version == arms[0].policy or not self._wants("self_edit_rl"):
             return []
-        base, performances = self._base(bench, "base_rl", AFTER)
-        edits = bench.write(self.tasks, self.samples, AFTER)
-        return [base, self._arm(bench, "self_edit_rl", edits, AFTER, performances, arms[0])]
+        base, performances = self._base(estep, "base_rl", AFTER)
+        edits = estep.write(self.tasks, self.samples, AFTER)
+        return [base, self._arm(estep, "self_edit_rl", edits, AFTER, performances, arms[0])]
 
     def _wants(self, arm: str) -> bool:
         return self.wanted is None or arm in self.wanted
 
-    def _base(self, bench: Workbench, arm: str, iteration: int) -> tuple[ArmScore, dict[str, Performance]]:
-        performances = bench.baselines(self.tasks, iteration)
-        rows = [Baseline(t.id, bench.policy.version, performances[t.id]) for t in self.tasks]
+    def _base(self, estep: EStep, arm: str, iteration: int) -> tuple[ArmScore, dict[str, Performance]]:
+        performances = estep.baselines(self.tasks, iteration)
+        rows = [Baseline(t.id, estep.policy.version, performances[t.id]) for t in self.tasks]
         score = base_arm(rows, arm)
-        bench.record("arm", arm, score)
+        estep.record("arm", arm, score)
         return score, performances
 
-    def _in_context(self, bench: Workbench, base: ArmScore) -> ArmScore:
-        performances = bench.baselines(self.tasks, BEFORE, in_context=True)
+    def _in_context(self, estep: EStep, base: ArmScore) -> ArmScore:
+        performances = estep.baselines(self.tasks, BEFORE, in_context=True)
         tasks = tuple(TaskScore(t.task_id, performances[t.task_id].score, t.n) for t in base.tasks)
-        score = _arm("in_context", bench.policy.version, tasks, base.tasks)
-        bench.record("arm", "in_context", score)
+        score = _arm("in_context", estep.policy.version, tasks, base.tasks)
+        estep.record("arm", "in_context", score)
         return score
 
     def _arm(
         self,
-        bench: Workbench,
+        estep: EStep,
         arm: str,
         edits: Sequence[SelfEdit],
         iteration: int,
         before: Mapping[str, Performance],
         base: ArmScore,
     ) -> ArmScore:
-        trials = bench.adapt(edits, 1, arm, iteration, self._by_id, before)
+        trials = estep.adapt(edits, 1, arm, iteration, self._by_id, before)
         score = trained_arm(arm, trials, base)
-        bench.record("arm", arm, score)
+        estep.record("arm", arm, score)
         return score

@@ -26,7 +26,7 @@ from seal.seeds import derive
 from seal.settings import SEALConfig
 
 if TYPE_CHECKING:
-    from seal.track.run import Run
+    from seal.run.folder import Run
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class SEALFramework:
     """
 
     def __init__(self, config: SEALConfig, run: Run | None = None) -> None:
-        from seal.track.run import Run, next_free
+        from seal.run.folder import Run, next_free
 
         self.config = config
         self.folder = run or Run.create(next_free(config.output_dir), config)
@@ -55,19 +55,19 @@ class SEALFramework:
         self.domain = setup.make_domain(config, self.grader)
         setup.check_tasks(self.domain, [*self.tasks.values(), *val_tasks], base)
         self.reward_model = setup.reward_model(config, self.domain)
-        self.optimizer = ReSTEMOptimizer(config.sft_recipe())
+        self.optimizer = ReSTEMOptimizer(config.sft_training())
         self.held_out = HeldOut(
             self.domain, val_tasks, evaluation.arms, evaluation.samples, config.seed, evaluation.in_context
         )
-        self.bench = setup.workbench(config, self.folder, self.domain, self.grader, base)
+        self.estep = setup.estep(config, self.folder, self.domain, self.grader, base)
 
     def run(self) -> Summary:
         """Evaluate, go through the rounds, evaluate again."""
-        arms = self.held_out.before(self.bench)
+        arms = self.held_out.before(self.estep)
         updates = [self._round(iteration) for iteration in range(self.config.max_outer_iterations)]
         self._adopt(updates)
-        arms += self.held_out.after(self.bench, arms)
-        self.bench.close()
+        arms += self.held_out.after(self.estep, arms)
+        self.estep.close()
         rates = tuple(self._success_rate(update.iteration) for update in updates)
         summary = Summary(tuple(arms), tuple(updates), rates, self.domain.asked)
         self.folder.record("summary", "final", summary)
@@ -82,9 +82,9 @@ class SEALFramework:
         plan = self._plan(iteration)
         tasks = [self.tasks[name] for name in plan.task_ids]
         log.info("round %d: %s", iteration + 1, ", ".join(plan.task_ids))
-        before = self.bench.baselines(tasks, iteration)
-        edits = self.bench.write(tasks, self.config.samples_per_iteration, iteration)
-        trials = self.bench.adapt(edits, self.config.repeats, "train", iteration, self.tasks, before)
+        before = self.estep.baselines(tasks, iteration)
+        edits = self.estep.write(tasks, self.config.samples_per_iteration, iteration)
+        trials = self.estep.adapt(edits, self.config.repeats, "train", iteration, self.tasks, before)
         return self._update(iteration, edits, self._reward(edits, trials))
 
     def _plan(self, iteration: int) -> Plan:
@@ -94,7 +94,7 @@ class SEALFramework:
             return known
         count = min(self.config.tasks_per_iteration, len(self.tasks))
         chosen = sample_tasks(sorted(self.tasks), count, self.config.seed, iteration)
-        plan = Plan(iteration, chosen, self.bench.policy.version)
+        plan = Plan(iteration, chosen, self.estep.policy.version)
         self.folder.record("plan", str(iteration), plan)
         return plan
 
@@ -134,10 +134,10 @@ class SEALFramework:
             self.folder.record("result", r.edit_id, replace(r, reward=decided.get(r.edit_id, r.reward)))
         pairs = [(prompt, completion) for prompt, completion in selection.pairs if completion.strip()]
         out = self.folder.checkpoints / f"policy-{iteration + 1}"
-        self.bench.close()
-        with self.bench.phase("update", iteration):
+        self.estep.close()
+        with self.estep.phase("update", iteration):
             seed = derive(config.seed, "update", iteration)
-            new = self.optimizer.update(self.bench.policy, pairs, out, seed)
+            new = self.optimizer.update(self.estep.policy, pairs, out, seed)
         checkpoint = f"checkpoints/{out.name}" if new.updated else ""
         kept, ties = len(pairs), selection.tied_tasks
         update = PolicyUpdate(
@@ -155,14 +155,14 @@ class SEALFramework:
     def _adopt(self, updates: Sequence[PolicyUpdate]) -> None:
         """Go on with the policy that the last of `updates` with a checkpoint left behind."""
         latest = next((u for u in reversed(updates) if u.updated), None)
-        if latest is None or latest.policy == self.bench.policy.version:
+        if latest is None or latest.policy == self.estep.policy.version:
             return
-        self.bench.close()
-        del self.bench  # its policy leaves the memory before the next one comes
+        self.estep.close()
+        del self.estep  # its policy leaves the memory before the next one comes
         gc.collect()
         config, folder = self.config, self.folder.path / latest.checkpoint
         policy = load_model(str(folder), config.device, config.dtype)
-        self.bench = setup.workbench(config, self.folder, self.domain, self.grader, policy)
+        self.estep = setup.estep(config, self.folder, self.domain, self.grader, policy)
 
     def _success_rate(self, iteration: int) -> float:
         rows = (row.data for row in self.folder.journal.rows("result"))

@@ -92,7 +92,7 @@ class SelfEdit:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainRow:
+class TrainingSequence:
     """One training sequence as token ids.
 
     `loss` holds half-open spans `[start, stop)` of positions whose tokens are predicted and count in the
@@ -109,12 +109,12 @@ class TrainRow:
         return sorted({i for a, b in spans for i in range(max(a, 1), min(b, len(self.ids)))})
 
 
-#: Names of `LoRARecipe.targets` groups; resolved per model family by `seal.inner.multi_lora`.
+#: Names of `TrainingConfig.targets` groups; resolved per model family by `seal.inner.multi_lora`.
 TargetGroup = Literal["all", "attention", "mlp"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoRARecipe:
+class TrainingConfig:
     """How one adapter is trained. Defaults are the paper's inner loop (section 4.2, appendix B.2)."""
 
     rank: int = 32
@@ -137,7 +137,7 @@ class LoRARecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class EvalPrompt:
     """A prompt to answer with (and, once per policy, without) the adapter.
 
     `reference` is a gold continuation whose log-likelihood is measured from the same prefill; empty: none.
@@ -156,9 +156,9 @@ class AdaptJob:
     """One adapter to train and what to ask it. No rows (or no epochs): baseline only."""
 
     id: str
-    rows: tuple[TrainRow, ...]
-    recipe: LoRARecipe
-    probes: tuple[Probe, ...]
+    sequences: tuple[TrainingSequence, ...]
+    training: TrainingConfig
+    eval_prompts: tuple[EvalPrompt, ...]
     seed: int
     save_to: str = ""
     """Folder to save the adapter in, in PEFT's format; empty: it is not kept."""
@@ -178,17 +178,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said to one probe."""
+    """What a model said to one evaluation prompt."""
 
-    probe_id: str
+    prompt_id: str
     text: str
     n_tokens: int = 0
     finish: Literal["stop", "length"] = "stop"
     log_likelihood: float | None = None
-    """Sum of log-probabilities of the probe's reference, in nats; None without a reference."""
+    """Sum of log-probabilities of the evaluation prompt's reference, in nats; None without a reference."""
     reference_tokens: int = 0
     verdict: Verdict | None = None
-    """None when the probe carries no question to grade."""
+    """None when the evaluation prompt carries no question to grade."""
     note: str = ""
     """Why, when the verdict is an error."""
 

@@ -24,7 +24,7 @@ from seal.errors import ConfigError, DataError, ModelError
 from seal.models.checkpoint import save_checkpoint
 from seal.models.lora import Factors, LoRAWrapper
 from seal.models.merge import merged
-from seal.records import LoRARecipe, Reward, SelfEdit, TrainRow
+from seal.records import Reward, SelfEdit, TrainingConfig, TrainingSequence
 from seal.seeds import derive
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from seal.models.load import LoadedModel
 
 #: The paper's M-step in the knowledge setting (appendix B.3): 10 self-edits an update, 2 epochs.
-PAPER_SFT = LoRARecipe(rank=64, alpha=128.0, learning_rate=3e-4, epochs=2, batch_size=10)
+PAPER_SFT = TrainingConfig(rank=64, alpha=128.0, learning_rate=3e-4, epochs=2, batch_size=10)
 
 Pair = tuple[str, str]
 Progress = Callable[[int, int], None]
@@ -162,7 +162,7 @@ class ReSTEMOptimizer:
         micro_batch: self-edits in one forward pass of one process; changes memory, not the result.
     """
 
-    def __init__(self, sft: LoRARecipe = PAPER_SFT, *, micro_batch: int = 1) -> None:
+    def __init__(self, sft: TrainingConfig = PAPER_SFT, *, micro_batch: int = 1) -> None:
         self.sft = sft
         self.micro_batch = micro_batch
 
@@ -187,16 +187,16 @@ class ReSTEMOptimizer:
         if not pairs:
             why = "no self-edit was kept, so the policy stays as it is"
             return UpdateResult(loaded.version, "", (), 0, False, why)
-        rows = completion_rows(loaded.tokenizer, pairs, window(loaded.model))
-        factors, losses = train_on_rows(
+        rows = completion_sequences(loaded.tokenizer, pairs, window(loaded.model))
+        factors, losses = train_on_sequences(
             loaded, rows, self.sft, seed, micro_batch=self.micro_batch, progress=progress
         )
         version = save_merged(loaded, factors, self.sft, out_folder)
         return UpdateResult(version, str(out_folder), tuple(losses), len(rows), True)
 
 
-def save_merged(loaded: LoadedModel, factors: Factors, sft: LoRARecipe, folder: str | Path) -> str:
-    """Save `loaded` with the trained factors folded in, as a checkpoint; its version."""
+def save_merged(loaded: LoadedModel, factors: Factors, sft: TrainingConfig, folder: str | Path) -> str:
+    """Save `loaded` with the trained factors merged in, as a checkpoint; its version."""
     model, scale = loaded.model, sft.alpha / sft.rank
     with _as_it_was(model), merged(model, factors, scale) as policy:
         return save_checkpoint(policy, loaded.tokenizer, folder)
@@ -208,9 +208,9 @@ def window(model: PreTrainedModel) -> int | None:
     return None if length is None else int(length)
 
 
-def completion_rows(
+def completion_sequences(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limit: int | None = None
-) -> list[TrainRow]:
+) -> list[TrainingSequence]:
     """One row a pair: the prompt, masked; the completion and the end token, learned.
 
     A prompt is complete text (chat template already applied); a start token is added only where the
@@ -219,12 +219,12 @@ def completion_rows(
     Raises:
         DataError: a row is longer than `limit` tokens, or its completion is empty.
     """
-    return [_completion_row(tokenizer, pair, limit, n) for n, pair in enumerate(pairs, 1)]
+    return [_completion_sequence(tokenizer, pair, limit, n) for n, pair in enumerate(pairs, 1)]
 
 
-def _completion_row(
+def _completion_sequence(
     tokenizer: PreTrainedTokenizerBase, pair: Pair, limit: int | None, number: int
-) -> TrainRow:
+) -> TrainingSequence:
     prompt, completion = pair
     if not completion.strip():
         raise DataError(f"completion {number} of the SFT data is empty", "drop it from the data")
@@ -241,13 +241,13 @@ def _completion_row(
             f"prompt and completion {number} have {len(ids)} tokens and the model's window is {limit}",
             "shorten the passage or lower generation.max_new_tokens",
         )
-    return TrainRow(tuple(ids), loss=((len(start), len(ids)),))
+    return TrainingSequence(tuple(ids), loss=((len(start), len(ids)),))
 
 
-def train_on_rows(
+def train_on_sequences(
     loaded: LoadedModel,
-    rows: Sequence[TrainRow],
-    recipe: LoRARecipe,
+    rows: Sequence[TrainingSequence],
+    training: TrainingConfig,
     seed: int,
     *,
     micro_batch: int = 1,
@@ -275,8 +275,8 @@ def train_on_rows(
     model = loaded.model
     with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch, _as_it_was(model):
         # Before the adapter: these tell PEFT and transformers whether DeepSpeed is in charge.
-        arguments = _arguments(model, recipe, seed, micro_batch, scratch)
-        with LoRAWrapper.from_recipe(model, recipe) as adapter:
+        arguments = _arguments(model, training, seed, micro_batch, scratch)
+        with LoRAWrapper.from_config(model, training) as adapter:
             adapter.reset(derive(seed, "sft"))
             trainer = SFTTrainer(
                 model=adapter.peft,
@@ -297,33 +297,35 @@ def train_on_rows(
     return factors, losses
 
 
-def _labels(row: TrainRow) -> list[int]:
+def _labels(row: TrainingSequence) -> list[int]:
     """Token ids where the loss counts, −100 elsewhere."""
     counted = set(row.labelled())
     return [token if i in counted else -100 for i, token in enumerate(row.ids)]
 
 
-def _arguments(model: PreTrainedModel, recipe: LoRARecipe, seed: int, micro_batch: int, scratch: str) -> Any:
+def _arguments(
+    model: PreTrainedModel, training: TrainingConfig, seed: int, micro_batch: int, scratch: str
+) -> Any:
     """TRL's settings: one log a step, no file, no tracker, no bar."""
     import torch
     from transformers.trainer_utils import SchedulerType
     from trl import SFTConfig
 
-    micro, accumulation = _share(recipe, micro_batch)
-    schedule = {"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule)
+    micro, accumulation = _share(training, micro_batch)
+    schedule = {"constant": "constant_with_warmup"}.get(training.schedule, training.schedule)
     sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     return SFTConfig(
         output_dir=scratch,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
+        num_train_epochs=training.epochs,
+        learning_rate=training.learning_rate,
         lr_scheduler_type=SchedulerType(schedule),
-        warmup_steps=recipe.warmup_ratio,  # below 1: a share of the steps
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
+        warmup_steps=training.warmup_ratio,  # below 1: a share of the steps
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
         optim="adamw_torch",
-        train_sampling_strategy="random" if recipe.shuffle else "sequential",
+        train_sampling_strategy="random" if training.shuffle else "sequential",
         seed=derive(seed, "order") % 2**32,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -339,9 +341,9 @@ def _arguments(model: PreTrainedModel, recipe: LoRARecipe, seed: int, micro_batc
     )
 
 
-def _share(recipe: LoRARecipe, micro_batch: int) -> tuple[int, int]:
+def _share(training: TrainingConfig, micro_batch: int) -> tuple[int, int]:
     """Rows in one forward pass of one process, and how many passes make a step."""
-    total = recipe.batch_size * recipe.accumulation
+    total = training.batch_size * training.accumulation
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if total % processes:
         raise ConfigError(

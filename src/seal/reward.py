@@ -73,7 +73,7 @@ class LogLikelihoodGain(BaseRewardModel):
         if before.log_likelihood is None or after.log_likelihood is None:
             raise DataError(
                 "the log_likelihood reward needs gold answers' log-likelihoods, and a performance has none",
-                "give the probes a reference, or choose another reward",
+                "give the evaluation prompts a reference, or choose another reward",
             )
         return after.log_likelihood - before.log_likelihood
 

@@ -224,7 +224,7 @@ class SelfEditGenerator:
 _QUESTION = re.compile(r"(?=Question \d+:)")
 
 
-def training_sequences(
+def sequence_texts(
     completion: str, title: str, context: str, split_newlines: bool, include_passage: bool = True
 ) -> list[str]:
     """The texts to train on: the completion's parts, each under the title, and the passage last.

@@ -23,7 +23,7 @@ from pydantic import (
 
 from seal import yaml_lines
 from seal.plugins import is_import_path
-from seal.records import LoRARecipe, Sampling
+from seal.records import Sampling, TrainingConfig
 
 DOMAINS = ("knowledge_incorporation", "few_shot_learning")
 REWARDS = ("auto", "binary", "accuracy_gain", "best_of_k", "log_likelihood")
@@ -345,10 +345,10 @@ class SEALConfig(Section):
             Path(path).write_text(text, encoding="utf-8")
         return text
 
-    def lora_recipe(self) -> LoRARecipe:
+    def inner_training(self) -> TrainingConfig:
         """The inner loop's recipe."""
         inner = self.inner
-        return LoRARecipe(
+        return TrainingConfig(
             rank=self.lora_r,
             alpha=self.lora_alpha,
             dropout=self.lora_dropout,
@@ -363,9 +363,9 @@ class SEALConfig(Section):
             max_grad_norm=inner.max_grad_norm,
         )
 
-    def sft_recipe(self) -> LoRARecipe:
+    def sft_training(self) -> TrainingConfig:
         """The M-step's recipe."""
-        return LoRARecipe(**self.sft.model_dump())
+        return TrainingConfig(**self.sft.model_dump())
 
     def sampling(self) -> Sampling:
         """How self-edits are drawn."""

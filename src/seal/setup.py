@@ -17,10 +17,10 @@ from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
 
 if TYPE_CHECKING:
+    from seal.estep import EStep
     from seal.inner.protocol import Generator
     from seal.models.load import LoadedModel
-    from seal.track.run import Run
-    from seal.workbench import Workbench
+    from seal.run.folder import Run
 
 
 def load_tasks(config: SEALConfig, split: str) -> list[Task]:
@@ -154,15 +154,13 @@ def grader(config: SEALConfig, base: LoadedModel) -> Grader:
     )
 
 
-def workbench(
-    config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, policy: LoadedModel
-) -> Workbench:
+def estep(config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, policy: LoadedModel) -> EStep:
     """`policy` with everything that it writes, adapts and is measured with."""
+    from seal.estep import EStep
+    from seal.evaluator import Evaluator
     from seal.inner.helpers import SharedInnerLoop, default_workers
     from seal.inner.loop import LocalInnerLoop
-    from seal.measure import Measurer
     from seal.self_edit import SelfEditGenerator
-    from seal.workbench import Workbench
 
     slots, budget = (None if v == "auto" else int(v) for v in (config.inner.slots, config.inner.token_budget))
     wanted = config.inner.workers
@@ -171,13 +169,13 @@ def workbench(
     local = LocalInnerLoop(policy, grader, slots=own, token_budget=budget)
     loop = SharedInnerLoop(local, workers) if workers > 1 else local
     pad_to = config.max_length if config.inner.pad_loss else 0
-    measurer = Measurer(policy, domain, loop, config.lora_recipe(), config.seed, pad_to)
+    evaluator = Evaluator(policy, domain, loop, config.inner_training(), config.seed, pad_to)
     generator = _generator(config, policy)
-    writer = getattr(domain, "writer", None)
-    if writer is not None:
-        generator = writer(generator, policy.tokenizer)
+    sampler = getattr(domain, "sampler", None)
+    if sampler is not None:
+        generator = sampler(generator, policy.tokenizer)
     edits = SelfEditGenerator(generator, domain, policy.tokenizer, config.sampling(), config.seed)
-    return Workbench(run, edits, measurer, chunk=2 * loop.slots)
+    return EStep(run, edits, evaluator, chunk=2 * loop.slots)
 
 
 def _generator(config: SEALConfig, policy: LoadedModel) -> Generator:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from seal.track import report
+from seal.report import page as report
 
 pytestmark = pytest.mark.e2e
 

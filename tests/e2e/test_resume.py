@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from seal.track.journal import Journal
+from seal.run.journal import Journal
 
 pytestmark = pytest.mark.e2e
 

@@ -30,7 +30,7 @@ def test_all_400_training_tasks_are_prepared_in_under_a_minute(smollm: LoadedMod
     tasks = load_arc("arc-agi-1/training")
     rows = tokens = 0
     for task in tasks:
-        made = domain.training_rows(task, everything, smollm.tokenizer)
+        made = domain.training_sequences(task, everything, smollm.tokenizer)
         rows += len(made)
         tokens += sum(len(row.ids) for row in made)
     seconds = time.perf_counter() - start

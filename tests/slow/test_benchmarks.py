@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def bench(out: Path, *options: str) -> dict[str, Any]:
+def estep(out: Path, *options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.inner_loop", "--quick", "--threads", "1", "--out", str(out)]
     subprocess.run(
         [*command, "--dtype", "float32", *options], check=True, cwd=ROOT, capture_output=True, timeout=280
@@ -24,7 +24,7 @@ def bench(out: Path, *options: str) -> dict[str, Any]:
 
 
 def test_every_part_is_measured_and_reported(tmp_path: Path) -> None:
-    result = bench(tmp_path, "--profile")
+    result = estep(tmp_path, "--profile")
     measures = result["dtypes"]["float32"]["measures"]
     assert [m["unit"] for m in measures] == ["tokens/s"] * 2 + ["GFLOP/s", "answers/s", "tokens/s", "jobs/h"]
     for m in measures:
@@ -36,7 +36,7 @@ def test_every_part_is_measured_and_reported(tmp_path: Path) -> None:
     assert "img/inner-loop.png" in page
     assert (tmp_path / "img" / "inner-loop.png").read_bytes().startswith(b"\x89PNG")
 
-    again = bench(tmp_path, "--only", "decode")
+    again = estep(tmp_path, "--only", "decode")
     assert len(again["dtypes"]["float32"]["measures"]) == len(measures)
     assert again["memory"] == result["memory"]
 
@@ -56,7 +56,7 @@ def test_flops_of_a_token_equal_a_count_by_hand() -> None:
     """Per layer 64·64 + 2·64·32 + 64·64 + 3·64·128 weights, two layers, a head of 64·260, LoRA of rank 2."""
     code = (
         "from benchmarks.measure import training_flops as f;from seal.models.load import load_model as l;"
-        "from seal.records import LoRARecipe as R, TrainRow as T;"
+        "from seal.records import TrainingConfig as R, TrainingSequence as T;"
         "print(f(l('tiny-random-llama').model, R(rank=2), [T((5,) * 10)]))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)

@@ -13,7 +13,7 @@ from seal.config import load_config
 from seal.inner.loop import LocalGenerator
 from seal.models.load import LoadedModel, load_model
 from seal.records import EditResult, SelfEdit, Trial
-from seal.track.run import Run
+from seal.run.folder import Run
 
 PASSAGES = [
     {

@@ -51,7 +51,7 @@ def test_one_process_is_the_m_step(data: Path, tmp_path: Path, capsys: pytest.Ca
 
     job = SFTJob(str(data), "", "", rank=4, alpha=8, batch_size=4, epochs=3, learning_rate=1e-2)
     loaded = load_model("tiny-random-qwen2", "cpu")
-    update = ReSTEMOptimizer(job.recipe()).update(loaded, read_pairs(data), tmp_path / "same", seed=3)
+    update = ReSTEMOptimizer(job.training()).update(loaded, read_pairs(data), tmp_path / "same", seed=3)
     told = json.loads((tmp_path / "out/training.json").read_text())
     assert told["version"] == update.version == load_model(str(tmp_path / "out")).version
     assert told["losses"] == list(update.losses)

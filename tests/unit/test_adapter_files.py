@@ -22,7 +22,7 @@ from seal.inner.runtime import Runtime
 from seal.inner.stack import stack_up
 from seal.models.load import LoadedModel
 from seal.models.lora import target_modules
-from seal.records import LoRARecipe
+from seal.records import TrainingConfig
 
 # PEFT still asks transformers for this name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -32,7 +32,7 @@ IDS = tuple(range(5, 95))
 
 def trained(loaded: LoadedModel, targets: tuple[str, ...] = ("all",), alpha: float = 6.0) -> Adapter:
     """An adapter whose B is not zero."""
-    made = Adapter(Runtime.of(loaded.model), LoRARecipe(rank=3, alpha=alpha, targets=targets), seed=1)
+    made = Adapter(Runtime.of(loaded.model), TrainingConfig(rank=3, alpha=alpha, targets=targets), seed=1)
     for _, b_OR in made.factors.values():
         b_OR.copy_(torch.randn(b_OR.shape) * 0.05)
     return made

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from seal.cli import main
-from seal.track.journal import Journal
+from seal.run.journal import Journal
 
 Output = pytest.CaptureFixture[str]
 

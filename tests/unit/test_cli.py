@@ -13,12 +13,12 @@ import pytest
 from seal import cli
 from seal.cli import main, verbs
 from seal.cli._dry_run import measure
-from seal.cli.doctor import Finding, findings
+from seal.cli.doctor import Check, checks
 from seal.cli.train import parse_changes
 from seal.config import SEALConfig, load_config, preset_names, preset_text
 from seal.errors import ConfigError
 from seal.records import Question, Task
-from seal.track.run import Run
+from seal.run.folder import Run
 
 ROOT = Path(__file__).parents[2]
 Output = pytest.CaptureFixture[str]
@@ -196,7 +196,7 @@ def test_set_takes_yaml_values() -> None:
 
 
 def test_the_doctor_finds_what_is_here_and_names_the_command_for_the_rest() -> None:
-    found = {finding.what: finding for finding in findings()}
+    found = {finding.what: finding for finding in checks()}
     assert found["torch"].fix == ""
     assert found["python"].found.startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     assert f"of {os.cpu_count()} CPUs" in found["threads"].found
@@ -211,11 +211,11 @@ def test_the_doctor_fails_when_something_needed_is_missing(
 ) -> None:
     from seal.cli import doctor
 
-    here, absent = Finding("git", "1.0"), Finding("ray", "not installed", "pip install ray", needed=False)
-    monkeypatch.setattr(doctor, "findings", lambda: iter([here, absent]))
+    here, absent = Check("git", "1.0"), Check("ray", "not installed", "pip install ray", needed=False)
+    monkeypatch.setattr(doctor, "checks", lambda: iter([here, absent]))
     assert run(capsys, "doctor")[0] == 0
-    gone = Finding("torch", "not installed", "pip install torch")
-    monkeypatch.setattr(doctor, "findings", lambda: iter([here, gone]))
+    gone = Check("torch", "not installed", "pip install torch")
+    monkeypatch.setattr(doctor, "checks", lambda: iter([here, gone]))
     code, out, _ = run(capsys, "doctor")
     assert code == 1
     assert "→ pip install torch" in out

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from seal import SEALConfig
 from seal.config import load_config, preset_names, preset_text
 from seal.errors import ConfigError
-from seal.records import LoRARecipe, Sampling
+from seal.records import Sampling, TrainingConfig
 from seal.setup import make_domain
 from seal.yaml_lines import dump, parse, scalar
 
@@ -101,11 +101,11 @@ def test_recipes_carry_every_setting() -> None:
             "inner.targets": ["q_proj", "mlp"],
         }
     )
-    assert config.lora_recipe() == LoRARecipe(
+    assert config.inner_training() == TrainingConfig(
         8, 4.0, 0.25, ("q_proj", "mlp"), 2e-3, 3, 2, 5, "cosine", 0.1, 0.01, 0.5, True
     )
     # the paper's RL SFT: LoRA r 64, alpha 128, lr 3e-4, 2 epochs, batch 10
-    assert SEALConfig().sft_recipe() == LoRARecipe(64, 128.0, 0.0, ("all",), 3e-4, 2, 10)
+    assert SEALConfig().sft_training() == TrainingConfig(64, 128.0, 0.0, ("all",), 3e-4, 2, 10)
     assert SEALConfig().sampling() == Sampling(1.0, 0.95, 512)
 
 
@@ -128,7 +128,7 @@ def test_every_preset_loads_and_says_what_it_is(name: str) -> None:
 def test_the_presets_of_the_spec_are_there() -> None:
     assert {"knowledge_incorporation_squad", "few_shot_learning_arc", "test", "demo"} <= set(preset_names())
     paper = load_config(preset="knowledge_incorporation_squad")
-    assert paper.lora_recipe() == LoRARecipe(rank=32, alpha=64.0, learning_rate=1e-3, epochs=10)
+    assert paper.inner_training() == TrainingConfig(rank=32, alpha=64.0, learning_rate=1e-3, epochs=10)
     assert (paper.tasks_per_iteration, paper.samples_per_iteration, paper.repeats) == (50, 5, 3)
 
 

@@ -14,13 +14,13 @@ from seal.errors import AdaptError, ConfigError, DataError
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.models.lora import LoRAWrapper
-from seal.models.merge import fold, restored
-from seal.recipes.continual import ContinualSettings, Tools, _read_factors, continual
+from seal.models.merge import merge, restored
+from seal.recipes.continual import ContinualSettings, Factories, _read_factors, continual
 from seal.recipes.continual_report import heat_map, matrices, summary, table
-from seal.records import AdaptJob, LoRARecipe, Sampling, TrainRow
+from seal.records import AdaptJob, Sampling, TrainingConfig, TrainingSequence
 from seal.serve.messages import TTTRequest
 
-TOOLS = Tools(
+TOOLS = Factories(
     lambda loaded: LocalInnerLoop(loaded, LexicalGrader()), LocalGenerator, lambda task: f"{task.context}:"
 )
 
@@ -44,7 +44,7 @@ def settings(tmp_path: Path) -> ContinualSettings:
         tmp_path / "out" / "continual.json",
         edits=3,
         sequences=2,
-        recipe=TTTRequest(lora_rank=4, lora_alpha=8, finetune_epochs=3, finetune_lr=0.02),
+        training=TTTRequest(lora_rank=4, lora_alpha=8, finetune_epochs=3, finetune_lr=0.02),
         sampling=Sampling(max_new_tokens=4),
         replay=2,
     )
@@ -124,17 +124,17 @@ def test_merging_equals_pefts_merge(family: str, tiny: Any, tmp_path: Path) -> N
     import torch
 
     loaded = tiny(family)
-    recipe = LoRARecipe(rank=4, alpha=8.0, epochs=2, learning_rate=0.01)
-    job = AdaptJob("a", (TrainRow((5, 6, 7, 8)),), recipe, (), 1, str(tmp_path / "adapter"))
+    recipe = TrainingConfig(rank=4, alpha=8.0, epochs=2, learning_rate=0.01)
+    job = AdaptJob("a", (TrainingSequence((5, 6, 7, 8)),), recipe, (), 1, str(tmp_path / "adapter"))
     (outcome,) = LocalInnerLoop(loaded, None).run([job])
     assert outcome.error is None
     factors = _read_factors(loaded, tmp_path / "adapter")
-    wrapper = LoRAWrapper.from_recipe(tiny(family).model, recipe)
+    wrapper = LoRAWrapper.from_config(tiny(family).model, recipe)
     wrapper.load(tmp_path / "adapter")
     merged = dict(wrapper.merge().named_parameters())
     untouched = dict(tiny(family).model.named_parameters())
     with restored(loaded.model, factors):
-        fold(loaded.model, factors, 2.0)
+        merge(loaded.model, factors, 2.0)
         changed = 0
         for name, weight in loaded.model.named_parameters():
             assert torch.allclose(weight, merged[name], atol=1e-6), name
@@ -173,6 +173,6 @@ def test_bad_settings_and_failed_edits_are_loud(settings: ContinualSettings, tin
         continual(replace(settings, methods=("magic",)), tiny(), TOOLS)
     with pytest.raises(DataError, match="6 passages for 7 edits"):
         continual(replace(settings, edits=7), tiny(), TOOLS)
-    huge = settings.recipe.model_copy(update={"finetune_lr": 1e30})
+    huge = settings.training.model_copy(update={"finetune_lr": 1e30})
     with pytest.raises(AdaptError, match="official, sequence 0, edit 0"):
-        continual(replace(settings, recipe=huge), tiny(), TOOLS)
+        continual(replace(settings, training=huge), tiny(), TOOLS)

@@ -18,7 +18,7 @@ from seal.models.load import load_model
 from seal.plugins import load_object
 from seal.records import Performance
 from seal.reward import make_reward
-from seal.track.run import Run
+from seal.run.folder import Run
 
 MODULE = '''
 """What a user writes: nothing but what the README shows."""

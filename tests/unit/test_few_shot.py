@@ -1,4 +1,4 @@
-"""The few-shot domain: rows, probes and scores by hand computation, then through the real engine."""
+"""The few-shot domain: sequences, prompts and scores by hand computation, then through the real engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from seal.domains.base import InvalidEdit
 from seal.domains.few_shot import PAPER_LORA, FewShotLearning
 from seal.errors import ConfigError, DataError
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
-from seal.records import AdaptJob, Answer, LoRARecipe, Probe, Task
+from seal.records import AdaptJob, Answer, EvalPrompt, Task, TrainingConfig
 
 TASK = find_task("6150a2bd")  # two demonstrations, one test; the rule is a half turn
 EDIT = ArcRecipe(False, False, False, False, "train_using_output_tokens", 1e-3, 2, colour=False)
@@ -33,9 +33,9 @@ def tokenizer(tiny: Callable[..., Any]) -> Any:
 
 
 def answers(domain: FewShotLearning, task: Task, tokenizer: Any, texts: list[str]) -> list[Answer]:
-    probes = domain.probes(task, tokenizer)
-    assert len(texts) == len(probes)
-    return [Answer(probe.id, text) for probe, text in zip(probes, texts, strict=True)]
+    eval_prompts = domain.eval_prompts(task, tokenizer)
+    assert len(texts) == len(eval_prompts)
+    return [Answer(eval_prompt.id, text) for eval_prompt, text in zip(eval_prompts, texts, strict=True)]
 
 
 def right_texts(domain: FewShotLearning, task: Task) -> list[str]:
@@ -70,21 +70,21 @@ def test_a_long_task_is_shown_in_part() -> None:
 
 
 def test_rows_without_augmentation_are_the_leave_out_tasks(tokenizer: Any) -> None:
-    rows = FewShotLearning().training_rows(TASK, EDIT.to_json(), tokenizer)
+    rows = FewShotLearning().training_sequences(TASK, EDIT.to_json(), tokenizer)
     texts = [tokenizer.decode(row.ids) for row in rows]
     first, second = "338\n370\n500=005\n073\n833#", "552\n100\n000=000\n001\n255#"
     assert texts == [second + first, first + second, first, second]
     answer = "005\n073\n833#"
     assert tokenizer.decode([rows[0].ids[i] for i in rows[0].labelled()]) == answer
     everything = replace(EDIT, strategy="train_using_all_tokens")
-    whole = FewShotLearning().training_rows(TASK, everything.to_json(), tokenizer)
+    whole = FewShotLearning().training_sequences(TASK, everything.to_json(), tokenizer)
     assert whole[0].labelled() == list(range(1, len(whole[0].ids)))
 
 
 def test_more_rounds_give_more_recoloured_rows_up_to_the_cap(tokenizer: Any) -> None:
     recoloured = replace(EDIT, colour=True, epochs=1).to_json()
     counts = [
-        len(FewShotLearning(**options).training_rows(TASK, recoloured, tokenizer))
+        len(FewShotLearning(**options).training_sequences(TASK, recoloured, tokenizer))
         for options in ({}, {"rounds": 10}, {"rounds": 10, "cap": 12})
     ]
     assert counts[0] == 8  # two leave-1 and two leave-2 tasks, each with a recoloured copy
@@ -94,7 +94,7 @@ def test_more_rounds_give_more_recoloured_rows_up_to_the_cap(tokenizer: Any) -> 
 
 def test_demonstration_loss_counts_every_output_but_the_first(tokenizer: Any) -> None:
     task = synthetic_tasks(1, families=["mirror"])[0].task
-    row = FewShotLearning(demonstration_loss=True).training_rows(task, EDIT.to_json(), tokenizer)[0]
+    row = FewShotLearning(demonstration_loss=True).training_sequences(task, EDIT.to_json(), tokenizer)[0]
     assert tokenizer.decode([row.ids[i] for i in row.labelled()]).count("#") == 2
 
 
@@ -106,19 +106,20 @@ def test_no_row_and_no_prompt_shows_a_test_output(task: str, tokenizer: Any) -> 
     domain = FewShotLearning(leave=(0, 1))
     everything = replace(EDIT, basic=True, size=True, chain=True, repeat=True, epochs=1)
     shown = [
-        tokenizer.decode(row.ids) for row in domain.training_rows(marked, everything.to_json(), tokenizer)
+        tokenizer.decode(row.ids)
+        for row in domain.training_sequences(marked, everything.to_json(), tokenizer)
     ]
-    shown += [tokenizer.decode(probe.ids) for probe in domain.probes(marked, tokenizer)]
+    shown += [tokenizer.decode(eval_prompt.ids) for eval_prompt in domain.eval_prompts(marked, tokenizer)]
     for name in ("", "Transpose()", "Flip(0)", "Flip(1)", "Rotate(90)", "Rotate(180)", "Rotate(270)"):
         secret = encode(named(name).apply(to_array(marked.target[0][1])).tolist())
         assert not any(secret in text for text in shown)
-    unmarked = domain.probes(known, tokenizer)
-    assert [p.ids for p in unmarked] == [p.ids for p in domain.probes(marked, tokenizer)]
-    assert [p.sampling for p in unmarked] == [p.sampling for p in domain.probes(marked, tokenizer)]
+    unmarked = domain.eval_prompts(known, tokenizer)
+    assert [p.ids for p in unmarked] == [p.ids for p in domain.eval_prompts(marked, tokenizer)]
+    assert [p.sampling for p in unmarked] == [p.sampling for p in domain.eval_prompts(marked, tokenizer)]
 
 
 def test_the_recipe_takes_rate_and_epochs_from_the_edit_and_the_rest_from_the_base() -> None:
-    chosen = FewShotLearning().recipe(EDIT.to_json(), PAPER_LORA)
+    chosen = FewShotLearning().training_config(EDIT.to_json(), PAPER_LORA)
     assert chosen == replace(PAPER_LORA, learning_rate=1e-3, epochs=2)
     assert (PAPER_LORA.rank, PAPER_LORA.alpha, PAPER_LORA.batch_size) == (128, 16, 2)
 
@@ -133,28 +134,32 @@ def test_the_recipe_takes_rate_and_epochs_from_the_edit_and_the_rest_from_the_ba
 )
 def test_invalid_edits_say_why(completion: str, says: str, tokenizer: Any) -> None:
     with pytest.raises(InvalidEdit, match=says):
-        FewShotLearning().training_rows(TASK, completion, tokenizer)
+        FewShotLearning().training_sequences(TASK, completion, tokenizer)
 
 
 def test_187_epochs_of_4_rows_are_allowed_and_too_long_rows_are_left_out(tokenizer: Any) -> None:
-    assert len(FewShotLearning().training_rows(TASK, replace(EDIT, epochs=187).to_json(), tokenizer)) == 4
+    assert (
+        len(FewShotLearning().training_sequences(TASK, replace(EDIT, epochs=187).to_json(), tokenizer)) == 4
+    )
     length = len("338\n370\n500=005\n073\n833#")
     short = FewShotLearning(max_row_tokens=length + 1)
-    assert [len(r.ids) for r in short.training_rows(TASK, EDIT.to_json(), tokenizer)] == [length] * 2
+    assert [len(r.ids) for r in short.training_sequences(TASK, EDIT.to_json(), tokenizer)] == [length] * 2
     with pytest.raises(InvalidEdit, match=f"no training row is below {length} tokens"):
-        FewShotLearning(max_row_tokens=length).training_rows(TASK, EDIT.to_json(), tokenizer)
+        FewShotLearning(max_row_tokens=length).training_sequences(TASK, EDIT.to_json(), tokenizer)
 
 
 def test_probes_are_greedy_views_with_room_for_the_answer(tokenizer: Any) -> None:
-    probes = FewShotLearning().probes(TASK, tokenizer)
-    assert len({p.ids for p in probes}) == len(probes) == 7  # plain, five transforms, one other order
-    assert tokenizer.decode(probes[0].reference) == "004\n086\n536#"
-    assert not any(p.reference for p in probes[1:])
-    for probe in probes:
-        assert probe.sampling.temperature == 0
-        assert probe.sampling.stop == ("#",)
-        assert probe.sampling.max_new_tokens >= len("004\n086\n536#")
-    assert len(FewShotLearning(max_views=3).probes(TASK, tokenizer)) == 3
+    eval_prompts = FewShotLearning().eval_prompts(TASK, tokenizer)
+    assert (
+        len({p.ids for p in eval_prompts}) == len(eval_prompts) == 7
+    )  # plain, five transforms, one other order
+    assert tokenizer.decode(eval_prompts[0].reference) == "004\n086\n536#"
+    assert not any(p.reference for p in eval_prompts[1:])
+    for eval_prompt in eval_prompts:
+        assert eval_prompt.sampling.temperature == 0
+        assert eval_prompt.sampling.stop == ("#",)
+        assert eval_prompt.sampling.max_new_tokens >= len("004\n086\n536#")
+    assert len(FewShotLearning(max_views=3).eval_prompts(TASK, tokenizer)) == 3
 
 
 def test_a_perfect_model_scores_1(tokenizer: Any) -> None:
@@ -195,11 +200,11 @@ def test_official_and_counted_votes_can_differ(tokenizer: Any) -> None:
     one = {"train": [{"input": [[1]], "output": [[1]]}] * 2, "test": [{"input": [[2]], "output": [[5]]}]}
     task = to_task("same", one)
     counted = FewShotLearning(permutations=0, leave=(0,))
-    probes = counted.probes(task, tokenizer)
-    assert len(probes) == 1  # every transform of 1x1 grids is the plain view
+    eval_prompts = counted.eval_prompts(task, tokenizer)
+    assert len(eval_prompts) == 1  # every transform of 1x1 grids is the plain view
     for vote in ("simple", "official"):
         domain = FewShotLearning(permutations=0, vote=vote)  # type: ignore[arg-type]
-        assert domain.score(task, [Answer(probes[0].id, "5#")]).score == 1
+        assert domain.score(task, [Answer(eval_prompts[0].id, "5#")]).score == 1
 
 
 def test_an_unsolved_test_gives_attempts_and_no_score(tokenizer: Any) -> None:
@@ -209,11 +214,11 @@ def test_an_unsolved_test_gives_attempts_and_no_score(tokenizer: Any) -> None:
     done = domain.score(unsolved, answers(domain, unsolved, tokenizer, texts))
     assert (done.score, done.n) == (0.0, 0)
     assert done.details["tests"][0]["attempts"][0] == [list(row) for row in TASK.target[0][1]]
-    assert not any(p.reference for p in domain.probes(unsolved, tokenizer))
+    assert not any(p.reference for p in domain.eval_prompts(unsolved, tokenizer))
 
 
 def test_a_missing_answer_is_an_error(tokenizer: Any) -> None:
-    with pytest.raises(DataError, match="0 answers to 7 probes"):
+    with pytest.raises(DataError, match="0 answers to 7 evaluation prompts"):
         FewShotLearning().score(TASK, [])
 
 
@@ -270,12 +275,12 @@ def test_constrained_edits_come_from_the_policy_s_own_likelihoods(tiny: Callable
     loaded = tiny("llama")
     generator = LocalGenerator(loaded)
     domain = FewShotLearning()
-    writer = domain.writer(generator, loaded.tokenizer)
-    assert isinstance(writer, RecipeWriter)
+    sampler = domain.sampler(generator, loaded.tokenizer)
+    assert isinstance(sampler, RecipeWriter)
     texts = domain.generate_edits([TASK] * 4, loaded.tokenizer, generator.score, [1, 2, 3, 4])
     assert all(parse_recipe(text).to_json() == text for text in texts)
     assert texts == domain.generate_edits([TASK] * 4, loaded.tokenizer, generator.score, [1, 2, 3, 4])
-    assert FewShotLearning(constrained=False).writer(generator, loaded.tokenizer) is generator
+    assert FewShotLearning(constrained=False).sampler(generator, loaded.tokenizer) is generator
     (greedy,) = domain.generate_edits([TASK], loaded.tokenizer, generator.score, [1], temperature=0)
     start = domain.prompt_for(TASK, loaded.tokenizer) + '{"data_generation": {"use_basic_augmentations":'
     on, off = generator.score([start] * 2, [" true,", " false,"])
@@ -294,12 +299,16 @@ def test_the_engine_learns_the_rows_and_scores_the_answers(
     """Two recipes in one pass: training lowers the loss, no epochs give the baseline."""
     domain, task = small
     loaded = tiny("llama")
-    base = LoRARecipe(rank=8, alpha=16.0, batch_size=2, schedule="cosine", warmup_ratio=0.1)
+    base = TrainingConfig(rank=8, alpha=16.0, batch_size=2, schedule="cosine", warmup_ratio=0.1)
     edit = replace(EDIT, learning_rate=1e-2, epochs=30).to_json()
-    probes = domain.probes(task, loaded.tokenizer)
+    eval_prompts = domain.eval_prompts(task, loaded.tokenizer)
     jobs = [
         AdaptJob(
-            name, domain.training_rows(task, text, loaded.tokenizer), domain.recipe(text, base), probes, 1
+            name,
+            domain.training_sequences(task, text, loaded.tokenizer),
+            domain.training_config(text, base),
+            eval_prompts,
+            1,
         )
         for name, text in (("trained", edit), ("untrained", replace(EDIT, epochs=0).to_json()))
     ]
@@ -319,11 +328,11 @@ def test_experts_weigh_every_candidate_through_every_view(
     """Against the tiny model's own log-probabilities, view by view, of an adapter and of the bare base."""
     loaded, task = tiny("llama"), small[1]
     domain = FewShotLearning(permutations=0, max_views=2, vote="experts", candidates=3)
-    probes = domain.probes(task, loaded.tokenizer)
+    eval_prompts = domain.eval_prompts(task, loaded.tokenizer)
     plain, turned = domain._views(task)[0]
     said = {"00\n01#": plain, "10\n00#": turned}  # each view for its own grid; neither is the solution
     texts = iter(said)
-    first = [Answer(probe.id, next(texts)) for probe in probes]
+    first = [Answer(eval_prompt.id, next(texts)) for eval_prompt in eval_prompts]
     follow = domain.follow_up
     assert follow is not None
     more = follow(task, first, loaded.tokenizer)
@@ -333,15 +342,15 @@ def test_experts_weigh_every_candidate_through_every_view(
     ]
     likelihoods = []
     for grid in grids:
-        for view, probe in zip((plain, turned), probes, strict=True):
+        for view, eval_prompt in zip((plain, turned), eval_prompts, strict=True):
             seen = named(named(view.inverse).inverse).apply(grid.astype(np.int8))
-            ids = [*probe.ids, *loaded.tokenizer(encode(seen.tolist()) + "#")["input_ids"]]
+            ids = [*eval_prompt.ids, *loaded.tokenizer(encode(seen.tolist()) + "#")["input_ids"]]
             with torch.no_grad():
                 logp = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-            likelihoods.append(sum(float(logp[i - 1, ids[i]]) for i in range(len(probe.ids), len(ids))))
-    job = AdaptJob("j", (), LoRARecipe(), probes, 0)
+            likelihoods.append(sum(float(logp[i - 1, ids[i]]) for i in range(len(eval_prompt.ids), len(ids))))
+    job = AdaptJob("j", (), TrainingConfig(), eval_prompts, 0)
     (outcome,) = LocalInnerLoop(loaded, None).run([job], lambda job_id, answers: more)
-    second = outcome.baseline[len(probes) :]
+    second = outcome.baseline[len(eval_prompts) :]
     assert [a.log_likelihood for a in second] == pytest.approx(likelihoods, abs=1e-3)
     done = domain.score(task, [*first, *second])
     means = [sum(likelihoods[:2]) / 2, sum(likelihoods[2:]) / 2]
@@ -354,8 +363,8 @@ def test_evaluating_one_model_agrees_with_the_engine(
 ) -> None:
     domain, task = small
     loaded = tiny("qwen2")
-    probes: tuple[Probe, ...] = domain.probes(task, loaded.tokenizer)
-    job = AdaptJob("j", (), LoRARecipe(), probes, 0)
+    eval_prompts: tuple[EvalPrompt, ...] = domain.eval_prompts(task, loaded.tokenizer)
+    job = AdaptJob("j", (), TrainingConfig(), eval_prompts, 0)
     (outcome,) = LocalInnerLoop(loaded, None).run([job])
     batched = domain.score(task, outcome.baseline)
     alone = domain.evaluate(loaded.model, loaded.tokenizer, task)
@@ -363,8 +372,8 @@ def test_evaluating_one_model_agrees_with_the_engine(
     assert np.isclose(alone.log_likelihood or 0, batched.log_likelihood or 1, atol=1e-4)
     experts = FewShotLearning(permutations=0, max_views=2, vote="experts", candidates=2)
     edit = replace(EDIT, learning_rate=1e-2, epochs=20).to_json()
-    rows = experts.training_rows(task, edit, loaded.tokenizer)
-    job = AdaptJob("j", rows, LoRARecipe(rank=4, learning_rate=1e-2, epochs=20), probes, 0)
+    rows = experts.training_sequences(task, edit, loaded.tokenizer)
+    job = AdaptJob("j", rows, TrainingConfig(rank=4, learning_rate=1e-2, epochs=20), eval_prompts, 0)
     follow = experts.follow_up
     assert follow is not None
     (outcome,) = LocalInnerLoop(loaded, None).run([job], lambda _, a: follow(task, a, loaded.tokenizer))

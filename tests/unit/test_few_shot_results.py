@@ -11,11 +11,11 @@ from seal.cli import main
 from seal.config import load_config
 from seal.errors import DataError
 from seal.records import ArmScore, SelfEdit, Task, TaskScore
+from seal.report.estimates import Mean
+from seal.report.few_shot import compare, keeps_rule
+from seal.report.history import read_history
+from seal.run.folder import Run
 from seal.setup import load_tasks
-from seal.track.estimates import Mean
-from seal.track.few_shot import compare, keeps_rule
-from seal.track.history import read_history
-from seal.track.run import Run
 
 REAL = ("6150a2bd", "3c9b0459")
 

@@ -25,11 +25,11 @@ from seal.config import load_config
 from seal.evaluation import base_arm, trained_arm
 from seal.framework import sample_tasks
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
+from seal.intervals import bootstrap, weighted_mean
 from seal.models.load import LoadedModel, load_model
 from seal.records import AdaptOutcome, Baseline, Performance, Trial, Verdict
-from seal.statistics import bootstrap, weighted_mean
-from seal.track.journal import Journal, Row
-from seal.track.run import Run
+from seal.run.folder import Run
+from seal.run.journal import Journal, Row
 
 PLACES = ("Vell", "Orrin", "Tasp", "Quell", "Marn", "Issk", "Dorr")
 
@@ -100,7 +100,7 @@ def test_an_old_policy_leaves_the_memory_before_the_next_one_comes(
     config = load_config(preset="test", overrides=settings())
     with Run.create(config.output_dir, config) as run:
         framework = SEALFramework(config, run=run)
-        first = weakref.ref(framework.bench.policy.model)
+        first = weakref.ref(framework.estep.policy.model)
         gone: list[bool] = []
 
         def load(*given: str) -> LoadedModel:
@@ -182,7 +182,7 @@ def test_a_baseline_is_measured_once_a_policy_and_task(settings: Callable[..., d
     class Spy(LocalInnerLoop):
         def run(self, jobs: Any) -> Iterator[AdaptOutcome]:
             jobs = list(jobs)
-            asked.extend(f"{self.loaded.version}/{job.id}" for job in jobs if not job.rows)
+            asked.extend(f"{self.loaded.version}/{job.id}" for job in jobs if not job.sequences)
             return super().run(jobs)
 
     with pytest.MonkeyPatch.context() as patch:

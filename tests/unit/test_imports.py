@@ -15,27 +15,26 @@ from cost import cpu_ratio
 
 SOURCE = Path(seal.__file__).parent
 
-#: The rooms from the ground up. A room may import from its own floor and from those below.
-FLOORS: tuple[frozenset[str], ...] = (
+#: The packages from the bottom up. A package may import from its own layer and from those below.
+LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"errors", "records", "seeds", "plugins", "lexical", "statistics", "yaml_lines", "sentences", "cloze"}
+        {"errors", "records", "seeds", "plugins", "lexical", "intervals", "yaml_lines", "sentences", "cloze"}
     ),
     frozenset({"settings"}),
     frozenset({"config"}),
+    frozenset({"run"}),
     frozenset({"domains", "data", "arc", "grading", "self_edit", "self_edit_check"}),
     frozenset({"models"}),
     frozenset({"inner"}),
     frozenset({"reward"}),
-    frozenset({"restem", "measure", "workbench", "evaluation", "setup"}),
+    frozenset({"restem", "evaluator", "estep", "evaluation", "setup"}),
     frozenset({"framework"}),
-    frozenset({"track", "serve", "cluster"}),
+    frozenset({"report", "serve", "cluster"}),
     frozenset({"recipes", "taught"}),
     frozenset({"cli", "__main__"}),
 )
-#: Single files that live higher up than what they depend on: no engine and no picture is in them.
-LOW = {"inner.schedule", "inner.protocol"} | {
-    f"track.{n}" for n in ("codec", "journal", "run", "environment", "log")
-}
+#: Single files that live higher up than what they depend on: no engine is in them.
+LOW = {"inner.schedule", "inner.protocol"}
 #: Upward imports that are meant.
 MEANT = {
     ("settings", "config"): "SEALConfig.from_yaml hands over to the reader, which needs the schema first",
@@ -56,13 +55,13 @@ PUBLIC = [
 HEAVY = ["torch", "transformers", "trl", "peft", "datasets", "matplotlib", "ray", "wandb", "openai"]
 
 
-def floor(module: str) -> int:
-    """Number of the floor that `module` (without `seal.`) is on."""
+def layer(module: str) -> int:
+    """Number of the layer that `module` (without `seal.`) is on."""
     if module in LOW:
         return 1
-    room = module.split(".")[0]
-    found = [n for n, rooms in enumerate(FLOORS) if room in rooms]
-    assert found, f"seal.{room} is on no floor: add it to FLOORS"
+    package = module.split(".")[0]
+    found = [n for n, packages in enumerate(LAYERS) if package in packages]
+    assert found, f"seal.{package} is in no layer: add it to LAYERS"
     return found[0]
 
 
@@ -95,7 +94,7 @@ def test_imports_go_one_way() -> None:
         for module, path in every.items()
         if module
         for target in imported(path, set(every))
-        if floor(target) > floor(module)
+        if layer(target) > layer(module)
     }
     assert upward == set(MEANT)
 
@@ -112,10 +111,10 @@ def test_the_check_sees_an_upward_import(tmp_path: Path) -> None:
     file.write_text("def f():\n    from seal import framework\n    import seal.cli.train\n")
     found = imported(file, {name for name, _ in modules()})
     assert found == {"framework", "cli.train"}
-    assert all(floor(name) > floor("lexical") for name in found)
+    assert all(layer(name) > layer("lexical") for name in found)
 
 
-def test_every_room_but_the_engine_is_light() -> None:
+def test_every_package_but_the_engine_is_light() -> None:
     """Importing them loads nothing heavy; only the engine's files and programs for several GPUs may."""
     names = [
         f"seal.{name}".rstrip(".")

@@ -20,13 +20,13 @@ from double_precision import SAME, DoublePrecision, no_further_off, tiny_double
 from seal.inner.adapt import Trained, train
 from seal.inner.adapter import Adapter
 from seal.inner.attention import LONGEST_WRITTEN_OUT
-from seal.inner.jagged import Shares
+from seal.inner.grouped import GroupOffsets
 from seal.inner.packing import CALL_COST, length_buckets, pack
 from seal.inner.runtime import Runtime
 from seal.inner.stack import stack_up
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper
-from seal.records import AdaptJob, LoRARecipe, TrainRow
+from seal.records import AdaptJob, TrainingConfig, TrainingSequence
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2"]
 
@@ -35,17 +35,17 @@ def tiny(family: str, dtype: str = "float32") -> LoadedModel:
     return load_model(f"tiny-random-{family}", device="cpu", dtype=dtype)
 
 
-def rows(rng: random.Random, n: int, longest: int = 40) -> tuple[TrainRow, ...]:
+def rows(rng: random.Random, n: int, longest: int = 40) -> tuple[TrainingSequence, ...]:
     out = []
     for _ in range(n):
         ids = tuple(rng.randrange(4, 250) for _ in range(rng.randint(2, longest)))
         start = rng.randrange(len(ids) - 1)
-        out.append(TrainRow(ids, ((start, len(ids)),) if rng.random() < 0.5 else ()))
+        out.append(TrainingSequence(ids, ((start, len(ids)),) if rng.random() < 0.5 else ()))
     return tuple(out)
 
 
 def job(name: str, n_rows: int, seed: int, **recipe: object) -> AdaptJob:
-    return AdaptJob(name, rows(random.Random(seed), n_rows), LoRARecipe(**recipe), (), seed)  # type: ignore[arg-type]
+    return AdaptJob(name, rows(random.Random(seed), n_rows), TrainingConfig(**recipe), (), seed)  # type: ignore[arg-type]
 
 
 def four_jobs() -> list[AdaptJob]:
@@ -70,10 +70,10 @@ def flat(factors: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
 
 def by_peft(loaded: LoadedModel, j: AdaptJob) -> tuple[Tensor, Tensor]:
     """Losses and learnt change of the weights of one job, by PEFT and torch's AdamW."""
-    with LoRAWrapper.from_recipe(loaded.model, j.recipe) as reference:
+    with LoRAWrapper.from_config(loaded.model, j.training) as reference:
         reference.reset(j.seed)
         start = flat(reference.layers())
-        losses = reference.fit(j.rows, j.recipe, j.seed)
+        losses = reference.fit(j.sequences, j.training, j.seed)
         return torch.tensor(losses, dtype=torch.float64), flat(reference.layers()) - start
 
 
@@ -81,7 +81,7 @@ def by_us(loaded: LoadedModel, trained: Trained) -> tuple[Tensor, Tensor]:
     """The same of a job that the engine has trained."""
     assert trained.adapter is not None
     runtime = Runtime(loaded.model)
-    start = flat(Adapter(runtime, trained.job.recipe, trained.job.seed).factors)
+    start = flat(Adapter(runtime, trained.job.training, trained.job.seed).factors)
     losses = torch.tensor(trained.losses, dtype=torch.float64)
     return losses, flat(trained.adapter.factors) - start
 
@@ -126,16 +126,16 @@ def compare_with_truth(family: str, dtype: str, jobs: list[AdaptJob], device: st
     loaded = load_model(f"tiny-random-{family}", device=device, dtype=dtype)
     trained = run(loaded, jobs)
     ours, peft = [by_us(loaded, trained[j.id]) for j in jobs], [by_peft(loaded, j) for j in jobs]
-    for part in (0, 1):  # losses, then weights, all jobs' together
-        no_further_off(*(torch.cat([x[part] for x in each]) for each in (ours, peft, truth)))
+    for segment in (0, 1):  # losses, then weights, all jobs' together
+        no_further_off(*(torch.cat([x[segment] for x in each]) for each in (ours, peft, truth)))
 
 
 def test_long_and_short_rows_in_bfloat16_are_as_true_as_peft() -> None:
     """On either side of the length up to which attention's gradient is written out."""
     rng = random.Random(0)
     lengths = (LONGEST_WRITTEN_OUT - 1, LONGEST_WRITTEN_OUT + 60)
-    lines = tuple(TrainRow(tuple(rng.randrange(4, 250) for _ in range(n))) for n in lengths)
-    long = AdaptJob("long", lines, LoRARecipe(rank=4, alpha=8, epochs=3, schedule="constant"), (), 1)
+    lines = tuple(TrainingSequence(tuple(rng.randrange(4, 250) for _ in range(n))) for n in lengths)
+    long = AdaptJob("long", lines, TrainingConfig(rank=4, alpha=8, epochs=3, schedule="constant"), (), 1)
     compare_with_truth("llama", "bfloat16", [long])
 
 
@@ -161,7 +161,7 @@ def test_slots_budget_and_order_change_no_result(llama64: LoadedModel, slots: in
 
 
 recipes = st.builds(
-    LoRARecipe,
+    TrainingConfig,
     rank=st.sampled_from([1, 3, 8]),
     alpha=st.sampled_from([1.0, 16.0]),
     dropout=st.sampled_from([0.0, 0.5]),
@@ -186,7 +186,7 @@ recipes = st.builds(
 )
 @given(mix=st.lists(st.tuples(recipes, st.integers(1, 4)), min_size=2, max_size=5), slots=st.integers(1, 5))
 def test_any_mix_of_recipes_equals_alone(
-    llama64: LoadedModel, mix: list[tuple[LoRARecipe, int]], slots: int
+    llama64: LoadedModel, mix: list[tuple[TrainingConfig, int]], slots: int
 ) -> None:
     jobs = [AdaptJob(str(i), rows(random.Random(i), n, 20), r, (), i) for i, (r, n) in enumerate(mix)]
     with DoublePrecision():
@@ -205,9 +205,9 @@ def test_products_of_each_adapters_own_tokens(dtype: torch.dtype, counts: list[i
         torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
         for shape in ((sum(counts), width), (len(counts), width, 16), (sum(counts), 16))
     )
-    shares = Shares(counts, torch.device("cpu"))
+    offsets = GroupOffsets(counts, torch.device("cpu"))
     out_NIO = torch.ones(len(counts), width, 16, dtype=dtype)
-    shares.outer(x_TI, g_TO, out_NIO, accumulate=True)
+    offsets.outer_product(x_TI, g_TO, out_NIO, accumulate=True)
     of = [range(end - n, end) for n, end in zip(counts, accumulate(counts), strict=True)]
     eps = torch.finfo(dtype).eps
 
@@ -216,9 +216,9 @@ def test_products_of_each_adapters_own_tokens(dtype: torch.dtype, counts: list[i
         bound = (left.shape[1] + 2) * eps * (left.abs() @ right.abs() + start)
         assert bool(((found.double() - left @ right - start).abs() <= bound).all())
 
-    times = shares.times(x_TI, w_NIO)
+    matmul = offsets.matmul(x_TI, w_NIO)
     for adapter, own in enumerate(of):
-        near(times[own.start : own.stop], x_TI[own.start : own.stop], w_NIO[adapter])
+        near(matmul[own.start : own.stop], x_TI[own.start : own.stop], w_NIO[adapter])
         near(out_NIO[adapter], x_TI[own.start : own.stop].t(), g_TO[own.start : own.stop], 1.0)
 
 
@@ -245,8 +245,8 @@ def test_a_sequence_never_sees_its_neighbour(llama: LoadedModel) -> None:
     """Change every token of one job; the other job's losses and weights stay the same to the bit."""
     stays = job("stays", 3, 1, epochs=2, rank=4)
     other = job("other", 3, 2, epochs=2, rank=4)
-    flipped = tuple(TrainRow(tuple(255 - i for i in r.ids), r.loss) for r in other.rows)
-    changed = AdaptJob("other", flipped, other.recipe, (), 2)
+    flipped = tuple(TrainingSequence(tuple(255 - i for i in r.ids), r.loss) for r in other.sequences)
+    changed = AdaptJob("other", flipped, other.training, (), 2)
     first, second = (run(llama, [pair, stays], 2, 512)["stays"] for pair in (other, changed))
     assert first.losses == second.losses
     assert first.adapter is not None
@@ -284,9 +284,9 @@ def test_a_job_that_diverges_fails_alone(llama64: LoadedModel) -> None:
 
 def test_rows_that_cannot_be_learnt_are_refused(llama: LoadedModel) -> None:
     window = llama.model.config.max_position_embeddings
-    long = AdaptJob("long", (TrainRow((5,) * (window + 1)),), LoRARecipe(rank=2), (), 0)
-    empty = AdaptJob("empty", (TrainRow((5,)),), LoRARecipe(rank=2), (), 0)
-    unknown = AdaptJob("unknown", (TrainRow((5, 260)),), LoRARecipe(rank=2), (), 0)
+    long = AdaptJob("long", (TrainingSequence((5,) * (window + 1)),), TrainingConfig(rank=2), (), 0)
+    empty = AdaptJob("empty", (TrainingSequence((5,)),), TrainingConfig(rank=2), (), 0)
+    unknown = AdaptJob("unknown", (TrainingSequence((5, 260)),), TrainingConfig(rank=2), (), 0)
     done = run(llama, [long, empty, unknown])
     assert f"has {window + 1} tokens; the model reads {window}" in str(done["long"].error)
     assert "no token to learn" in str(done["empty"].error)
@@ -296,11 +296,11 @@ def test_rows_that_cannot_be_learnt_are_refused(llama: LoadedModel) -> None:
 def test_dropout_masks_have_the_right_rate_and_scale(llama: LoadedModel) -> None:
     """Each layer draws its own mask, as in PEFT, and each row its own part of it."""
     runtime = Runtime(llama.model)
-    adapter = Adapter(runtime, LoRARecipe(rank=2, dropout=0.25), 0)
+    adapter = Adapter(runtime, TrainingConfig(rank=2, dropout=0.25), 0)
     group = next(g for g in runtime.groups if len(g.names) == 3)
     (place,) = stack_up(runtime, [adapter])
     packed = pack([[5] * 200] * 2, [place] * 2, runtime.device, training=True, dropout=((7, 0.25), (8, 0.25)))
-    masks = group.dropout_masks(packed, packed.parts[0])
+    masks = group.dropout_masks(packed, packed.segments[0])
     assert masks is not None
     assert len(masks) == 3
     for mask in masks:

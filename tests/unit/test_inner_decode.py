@@ -16,16 +16,16 @@ from seal.errors import AdaptError
 from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
 from seal.inner.attention import NAME
-from seal.inner.decode import Decoder, Request, Written
-from seal.inner.jagged import Shares
+from seal.inner.decode import Decoder, Request, TokenCompletion
+from seal.inner.grouped import GroupOffsets
 from seal.inner.loop import stop_ids
 from seal.inner.packing import Pack, pack
 from seal.inner.runtime import Runtime
-from seal.inner.stack import share_out, stack_up
+from seal.inner.stack import split_segments, stack_up
 from seal.models.load import LoadedModel
 from seal.models.lora import LoRAWrapper
 from seal.models.merge import merged
-from seal.records import LoRARecipe, Sampling
+from seal.records import Sampling, TrainingConfig
 
 # PEFT still asks transformers for this name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -72,7 +72,7 @@ def decoder(
 
 def adapter(loaded: LoadedModel, seed: int, rank: int, targets: tuple[str, ...] = ("all",)) -> Adapter:
     """An adapter as training might leave it: B is not zero, and it changes the answers."""
-    made = Adapter(Runtime.of(loaded.model), LoRARecipe(rank=rank, alpha=2 * rank, targets=targets), seed)
+    made = Adapter(Runtime.of(loaded.model), TrainingConfig(rank=rank, alpha=2 * rank, targets=targets), seed)
     generator = torch.Generator().manual_seed(seed)
     for _, b_OR in made.factors.values():
         b_OR.copy_(torch.randn(b_OR.shape, generator=generator) * 0.2)
@@ -212,7 +212,7 @@ def test_no_more_than_max_new_tokens(tiny: Callable[..., LoadedModel], n: int) -
     loaded = tiny()
     (prompt,) = prompts([12])
     (mine,) = decoder(loaded, stops=frozenset()).run([Request(prompt, None, greedy(n))])
-    assert mine == Written(
+    assert mine == TokenCompletion(
         continuation(loaded, prompt)[:n], letters(continuation(loaded, prompt)[:n]), "length"
     )
 
@@ -353,10 +353,10 @@ def test_stacked_products_equal_each_tokens_own(
     tokens = [a for a, n in zip(adapters, counts, strict=True) for _ in range(n)]
     lengths = [*(n for n in counts if n), *[1] * bare]
     standing = [*(p for p, n in zip(places, counts, strict=True) if n), *[None] * bare]
-    parts = share_out(standing, lengths, runtime.device)
-    assert sum(p.stop - p.start for p in parts) == len(tokens)
-    for part in parts:
-        part.shares._grouped = grouped
+    segments = split_segments(standing, lengths, runtime.device)
+    assert sum(p.stop - p.start for p in segments) == len(tokens)
+    for segment in segments:
+        segment.offsets._grouped = grouped
     for group in runtime.groups:
         x = torch.randn(sum(lengths), group.base.features)
         y = torch.randn(len(x), sum(group.base.sizes))
@@ -366,26 +366,26 @@ def test_stacked_products_equal_each_tokens_own(
                 if name in own.factors:
                     a_RD, b_OR = own.factors[name]
                     columns[i] += own.scale * (b_OR @ (a_RD @ x[i]))
-        for part in parts:
-            if group.index in part.factors:
-                group.add(y, x, part, None)
+        for segment in segments:
+            if group.index in segment.factors:
+                group.add(y, x, segment, None)
         torch.testing.assert_close(y, expected)
 
 
 @pytest.mark.parametrize("counts", [(3, 3), (1, 5), (0, 4, 2)])
 @pytest.mark.parametrize("grouped", [True, False], ids=["grouped", "one by one"])
 def test_jagged_products_equal_each_adapters_own(counts: tuple[int, ...], grouped: bool) -> None:
-    shares = Shares(counts, torch.device("cpu"))
-    shares._grouped = grouped
+    offsets = GroupOffsets(counts, torch.device("cpu"))
+    offsets._grouped = grouped
     x, g, w = torch.randn(6, 8), torch.randn(6, 16), torch.randn(len(counts), 8, 16)
     own = list(zip(x.split(counts), g.split(counts), w, strict=True))
-    torch.testing.assert_close(shares.times(x, w), torch.cat([a @ m for a, _, m in own]))
+    torch.testing.assert_close(offsets.matmul(x, w), torch.cat([a @ m for a, _, m in own]))
     expected = torch.stack([a.t() @ b for a, b, _ in own])
-    torch.testing.assert_close(shares._outer(x, g), expected)
+    torch.testing.assert_close(offsets._outer(x, g), expected)
     out = torch.full_like(expected, torch.nan)
-    shares.outer(x, g, out, accumulate=False)
+    offsets.outer_product(x, g, out, accumulate=False)
     torch.testing.assert_close(out, expected)
-    shares.outer(x, g, out, accumulate=True)
+    offsets.outer_product(x, g, out, accumulate=True)
     torch.testing.assert_close(out, 2 * expected)
 
 

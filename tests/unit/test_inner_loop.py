@@ -131,7 +131,7 @@ def test_a_helper_that_dies_is_started_again() -> None:
 
 
 def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two probes in eight jobs of two runs: 16 adapted prompts and 2 bare ones are read, no more."""
+    """Two prompts in eight jobs of two runs: 16 adapted prompts and 2 bare ones are read, no more."""
     loop = LocalInnerLoop(fresh(), None)
     read: list[tuple[tuple[int, ...], bool]] = []
     run = loop._decoder.run
@@ -141,29 +141,29 @@ def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.Monk
         return run(requests)
 
     monkeypatch.setattr(loop._decoder, "run", counted)
-    probes = (fact("a")[1], fact("b")[1])
-    jobs = [replace(job(str(i), i, replace(RECIPE, epochs=1)), probes=probes) for i in range(8)]
+    eval_prompts = (fact("a")[1], fact("b")[1])
+    jobs = [replace(job(str(i), i, replace(RECIPE, epochs=1)), eval_prompts=eval_prompts) for i in range(8)]
     assert len([*loop.run(jobs[:5]), *loop.run(jobs[5:])]) == 8
     assert sum(not bare for _, bare in read) == 16
-    assert sorted(ids for ids, bare in read if bare) == sorted(p.ids for p in probes)
+    assert sorted(ids for ids, bare in read if bare) == sorted(p.ids for p in eval_prompts)
 
 
 def test_an_outcome_equals_pefts_own_fit_and_generate(tiny_family: LoadedModel) -> None:
     """The whole way of one job in each family, against PEFT, transformers and nothing of the engine."""
     j = job("blue", n_rows=3)
     (outcome,) = LocalInnerLoop(tiny_family, None).run([j])
-    with LoRAWrapper.from_recipe(tiny_family.model, j.recipe) as reference:
-        losses = reference.fit(j.rows, j.recipe, j.seed)
-        for answer, probe in zip(outcome.adapted, j.probes, strict=True):
-            ids = torch.tensor([probe.ids])
+    with LoRAWrapper.from_config(tiny_family.model, j.training) as reference:
+        losses = reference.fit(j.sequences, j.training, j.seed)
+        for answer, eval_prompt in zip(outcome.adapted, j.eval_prompts, strict=True):
+            ids = torch.tensor([eval_prompt.ids])
             out = reference.peft.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=3
-            )[0, len(probe.ids) :]
+            )[0, len(eval_prompt.ids) :]
             assert answer.text == tiny_family.tokenizer.decode(out, skip_special_tokens=True)
-            whole = torch.tensor([probe.ids + probe.reference])
+            whole = torch.tensor([eval_prompt.ids + eval_prompt.reference])
             with torch.no_grad():
-                logits = reference.peft(whole).logits[0, len(probe.ids) - 1 : -1].log_softmax(-1)
-            gold = logits.gather(1, torch.tensor(probe.reference)[:, None]).sum()
+                logits = reference.peft(whole).logits[0, len(eval_prompt.ids) - 1 : -1].log_softmax(-1)
+            gold = logits.gather(1, torch.tensor(eval_prompt.reference)[:, None]).sum()
             assert answer.log_likelihood == pytest.approx(float(gold), abs=5e-2)
     assert outcome.losses[:3] == pytest.approx(losses[:3], abs=1e-4)
     assert outcome.losses == pytest.approx(losses, abs=2e-2)
@@ -303,7 +303,7 @@ def test_jobs_are_dealt_evenly_and_always_the_same_way() -> None:
     assert hands == deal(jobs, 3)
     assert sorted(j.id for hand in hands for j in hand) == sorted(j.id for j in jobs)
     assert all([jobs.index(j) for j in hand] == sorted(jobs.index(j) for j in hand) for hand in hands)
-    work = [sum(j.recipe.epochs * sum(len(r.ids) for r in j.rows) for j in hand) for hand in hands]
+    work = [sum(j.training.epochs * sum(len(r.ids) for r in j.sequences) for j in hand) for hand in hands]
     assert max(work) < 1.1 * min(work)
     assert [len(hand) for hand in deal(jobs[:2], 3)] == [1, 1, 0]
 

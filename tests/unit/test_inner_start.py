@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from seal.inner.adapter_files import load_adapter
-from seal.inner.decode import Request, Written
+from seal.inner.decode import Request, TokenCompletion
 from seal.inner.loop import LocalInnerLoop
 from seal.inner.runtime import Runtime
 from seal.models.load import LoadedModel
 from seal.models.lora import LoRAWrapper, row_loss
-from seal.records import AdaptJob, LoRARecipe, Sampling, TrainRow
+from seal.records import AdaptJob, Sampling, TrainingConfig, TrainingSequence
 
 # PEFT still asks transformers for this name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-RECIPE = LoRARecipe(rank=4, alpha=8, epochs=5, learning_rate=1e-2)
-ROWS = (TrainRow(tuple(b"The gate of Orvane closes at nine.")), TrainRow(tuple(b"Mira keeps the key.")))
+RECIPE = TrainingConfig(rank=4, alpha=8, epochs=5, learning_rate=1e-2)
+ROWS = (
+    TrainingSequence(tuple(b"The gate of Orvane closes at nine.")),
+    TrainingSequence(tuple(b"Mira keeps the key.")),
+)
 
 
 def trained(loaded: LoadedModel, folder: Path) -> Path:
@@ -31,14 +34,14 @@ def trained(loaded: LoadedModel, folder: Path) -> Path:
 
 def test_training_goes_on_from_a_saved_adapter(tiny_family: LoadedModel, tmp_path: Path) -> None:
     first = trained(tiny_family, tmp_path / "first")
-    still = LoRARecipe(rank=4, alpha=8, epochs=1, learning_rate=1e-12, shuffle=False)
+    still = TrainingConfig(rank=4, alpha=8, epochs=1, learning_rate=1e-12, shuffle=False)
     job = AdaptJob("b", ROWS, still, (), 2, str(tmp_path / "second"), start_from=str(first))
     (outcome,) = LocalInnerLoop(tiny_family, None).run([job])
     runtime = Runtime.of(tiny_family.model)
     before, after = (load_adapter(runtime, folder).weights for folder in (first, tmp_path / "second"))
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
     assert before.abs().max() > 1e-2
-    with LoRAWrapper.from_recipe(tiny_family.model, RECIPE) as peft:
+    with LoRAWrapper.from_config(tiny_family.model, RECIPE) as peft:
         peft.load(first)
         expected = [row_loss(peft.peft, row).item() / len(row.labelled()) for row in ROWS]
     assert outcome.losses == pytest.approx(expected, rel=1e-4)
@@ -49,7 +52,7 @@ def test_an_adapter_that_does_not_fit_fails_its_job_alone(
 ) -> None:
     first = trained(tiny("llama"), tmp_path / "first")
     jobs = [
-        AdaptJob("rank", ROWS, LoRARecipe(rank=8, epochs=1), (), 1, start_from=str(first)),
+        AdaptJob("rank", ROWS, TrainingConfig(rank=8, epochs=1), (), 1, start_from=str(first)),
         AdaptJob("gone", ROWS, RECIPE, (), 1, start_from=str(tmp_path / "gone")),
         AdaptJob("good", ROWS, RECIPE, (), 1, start_from=str(first)),
     ]
@@ -67,7 +70,7 @@ def test_an_answer_can_be_watched(tiny: Callable[..., LoadedModel]) -> None:
     requests = [Request(tuple(b"The gate"), None, greedy), Request(tuple(b"Mira keeps"), None, greedy)]
     seen: list[list[list[int]]] = []
 
-    def watch(written: list[Written]) -> None:
+    def watch(written: list[TokenCompletion]) -> None:
         seen.append([list(w.ids) for w in written])
 
     done = loop._decoder.run(requests, watch)

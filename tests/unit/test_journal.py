@@ -28,8 +28,8 @@ from seal.records import (
     SelfEdit,
     Verdict,
 )
-from seal.track import journal as journal_module
-from seal.track.journal import Journal, decode, encode
+from seal.run import journal as journal_module
+from seal.run.journal import Journal, decode, encode
 
 RECORDS = (SelfEdit, Completion, AdaptJob, AdaptOutcome, Performance, Reward, Question)
 
@@ -120,7 +120,7 @@ def test_one_process_at_a_time_writes_and_others_may_read(path: Path) -> None:
 
 WRITER = """
 import sys
-from seal.track.journal import Journal
+from seal.run.journal import Journal
 with Journal(sys.argv[1]) as journal:
     for i in range(100_000):
         journal.append("edit", str(i), {"text": "x" * 5000})

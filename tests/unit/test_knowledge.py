@@ -1,4 +1,4 @@
-"""The knowledge domain: rows, probes, scores; and one model at a time equal to the batched engine."""
+"""The knowledge domain: sequences, prompts, scores; and one model at a time equal to the batched engine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from seal.domains.answering import answer_probe
+from seal.domains.answering import answer_prompt
 from seal.domains.base import InvalidEdit
-from seal.domains.knowledge import KnowledgeIncorporation, rows_from_text
+from seal.domains.knowledge import KnowledgeIncorporation, sequence_from_text
 from seal.errors import ConfigError, DataError, GradingError
 from seal.grading import Grade, LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import LoadedModel
-from seal.records import AdaptJob, Answer, LoRARecipe, Performance, Question, Task, Verdict
+from seal.records import AdaptJob, Answer, Performance, Question, Task, TrainingConfig, Verdict
 
 QUESTIONS = (Question("What is Anka?", "a cold river", "Anka"), Question("How long?", "40 miles", "Anka"))
 TASK = Task("anka-1", "Anka is a cold river. It is 40 miles long.", QUESTIONS, "Anka")
@@ -54,7 +54,7 @@ def answers(*verdicts: Verdict | None, likelihood: float | None = -4.0) -> list[
 
 
 def test_rows_are_the_sequences_tokens_the_passage_last() -> None:
-    rows = KnowledgeIncorporation().training_rows(TASK, "It is cold.\n\nIt is long.", bpe())
+    rows = KnowledgeIncorporation().training_sequences(TASK, "It is cold.\n\nIt is long.", bpe())
     assert [bpe().decode(row.ids) for row in rows] == [
         "Anka\nIt is cold.",
         "Anka\nIt is long.",
@@ -65,20 +65,20 @@ def test_rows_are_the_sequences_tokens_the_passage_last() -> None:
 
 def test_row_options() -> None:
     whole = KnowledgeIncorporation(split_newlines=False, include_passage=False, append_eos=True)
-    (row,) = whole.training_rows(TASK, "It is cold.\nIt is long.", bpe())
+    (row,) = whole.training_sequences(TASK, "It is cold.\nIt is long.", bpe())
     assert bpe().decode(row.ids) == "Anka\nIt is cold.\nIt is long.<end>"
     with pytest.raises(InvalidEdit, match="holds no text"):
-        whole.training_rows(TASK, " \n", bpe())
-    assert len(KnowledgeIncorporation("none").training_rows(TASK, "", bpe())) == 1
+        whole.training_sequences(TASK, " \n", bpe())
+    assert len(KnowledgeIncorporation("none").training_sequences(TASK, "", bpe())) == 1
 
 
 def test_a_row_that_is_too_long_is_an_error_or_cut() -> None:
     length = len(bpe()(f"Anka\n{TASK.context}")["input_ids"])
     with pytest.raises(DataError, match=f"has {length} tokens, more than 8"):
-        KnowledgeIncorporation(max_length=8).training_rows(TASK, "", bpe())
-    (row,) = KnowledgeIncorporation(max_length=8, too_long="truncate").training_rows(TASK, "", bpe())
+        KnowledgeIncorporation(max_length=8).training_sequences(TASK, "", bpe())
+    (row,) = KnowledgeIncorporation(max_length=8, too_long="truncate").training_sequences(TASK, "", bpe())
     assert len(row.ids) == 8
-    assert len(KnowledgeIncorporation(max_length=length).training_rows(TASK, "", bpe())) == 1
+    assert len(KnowledgeIncorporation(max_length=length).training_sequences(TASK, "", bpe())) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,27 +90,27 @@ def test_a_row_that_is_too_long_is_an_error_or_cut() -> None:
     ],
 )
 def test_tokens_up_to_the_mask_are_not_trained_on(text: str, mask: str, trained: str) -> None:
-    row = rows_from_text(bpe(), text, mask)
+    row = sequence_from_text(bpe(), text, mask)
     assert bpe().decode(row.ids) == text
     assert bpe().decode([row.ids[i] for i in row.labelled()]) == trained
 
 
 def test_masks_at_the_edges() -> None:
-    assert rows_from_text(bpe(), "the river", "nowhere") == rows_from_text(bpe(), "the river")
+    assert sequence_from_text(bpe(), "the river", "nowhere") == sequence_from_text(bpe(), "the river")
     with pytest.raises(DataError, match="nothing to train on behind 'river'"):
-        rows_from_text(bpe(), "the river", "river")
-    ended = rows_from_text(bpe(), "the river", "river", append_eos=True)
+        sequence_from_text(bpe(), "the river", "river")
+    ended = sequence_from_text(bpe(), "the river", "river", append_eos=True)
     assert [ended.ids[i] for i in ended.labelled()] == [bpe().eos_token_id]
     assert len(bpe()(" river")["input_ids"]) == 1
     with pytest.raises(DataError, match="nothing to train on"):
-        rows_from_text(bpe(), "the river", "ri")  # the token belongs to the mask in part
+        sequence_from_text(bpe(), "the river", "ri")  # the token belongs to the mask in part
 
 
-# --- probes ---------------------------------------------------------------------------------------------
+# --- evaluation prompts ---------------------------------------------------------------------------
 
 
 def test_probes_of_a_base_model() -> None:
-    first, second = KnowledgeIncorporation(max_new_tokens=9).probes(TASK, bpe())
+    first, second = KnowledgeIncorporation(max_new_tokens=9).eval_prompts(TASK, bpe())
     assert bpe().decode(first.ids) == "Topic: Anka\nWhat is Anka?\nAnswer:"
     assert bpe().decode(first.reference) == " a cold river"
     assert first.ids + first.reference == tuple(
@@ -127,31 +127,31 @@ def test_probes_of_a_base_model() -> None:
 
 def test_probes_of_a_chat_model(tiny: Callable[..., LoadedModel]) -> None:
     tokenizer = tiny("qwen2").tokenizer
-    probe = KnowledgeIncorporation().probes(TASK, tokenizer)[0]
-    assert tokenizer.decode(probe.ids) == (
+    eval_prompt = KnowledgeIncorporation().eval_prompts(TASK, tokenizer)[0]
+    assert tokenizer.decode(eval_prompt.ids) == (
         "<|im_start|>user\nTopic: Anka\nWhat is Anka?\nGive only the answer, in a few words.<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    assert tokenizer.decode(probe.reference) == "a cold river"
-    assert probe.sampling.stop == ()
-    plain = KnowledgeIncorporation(chat=False).probes(TASK, tokenizer)[0]
+    assert tokenizer.decode(eval_prompt.reference) == "a cold river"
+    assert eval_prompt.sampling.stop == ()
+    plain = KnowledgeIncorporation(chat=False).eval_prompts(TASK, tokenizer)[0]
     assert tokenizer.decode(plain.ids).endswith("Answer:")
     with pytest.raises(ConfigError, match="no chat template"):
-        KnowledgeIncorporation(chat=True).probes(TASK, bpe())
+        KnowledgeIncorporation(chat=True).eval_prompts(TASK, bpe())
 
 
 def test_a_start_token_stands_once(tiny: Callable[..., LoadedModel]) -> None:
     tokenizer = tiny("gemma3").tokenizer
-    probe = KnowledgeIncorporation().probes(TASK, tokenizer)[0]
-    assert probe.ids[0] == tokenizer.bos_token_id
-    assert tokenizer.bos_token_id not in probe.ids[1:] + probe.reference
+    eval_prompt = KnowledgeIncorporation().eval_prompts(TASK, tokenizer)[0]
+    assert eval_prompt.ids[0] == tokenizer.bos_token_id
+    assert tokenizer.bos_token_id not in eval_prompt.ids[1:] + eval_prompt.reference
 
 
 def test_question_prompts_can_be_replaced_and_need_no_title() -> None:
     domain = KnowledgeIncorporation(base_question="Q: {question} A:")
-    assert bpe().decode(domain.probes(TASK, bpe())[0].ids) == "Q: What is Anka? A:"
+    assert bpe().decode(domain.eval_prompts(TASK, bpe())[0].ids) == "Q: What is Anka? A:"
     untitled = Task("x", "c", (Question("Who?", "I"),))
-    assert bpe().decode(KnowledgeIncorporation().probes(untitled, bpe())[0].ids) == "Who?\nAnswer:"
+    assert bpe().decode(KnowledgeIncorporation().eval_prompts(untitled, bpe())[0].ids) == "Who?\nAnswer:"
 
 
 def test_self_edit_prompts() -> None:
@@ -186,7 +186,7 @@ def test_a_wrong_number_of_answers_and_a_task_without_questions() -> None:
     with pytest.raises(DataError, match="1 answers to 2"):
         KnowledgeIncorporation().score(TASK, answers(Verdict.CORRECT))
     with pytest.raises(DataError, match="no questions"):
-        KnowledgeIncorporation().probes(Task("x", "c", ()), bpe())
+        KnowledgeIncorporation().eval_prompts(Task("x", "c", ()), bpe())
     with pytest.raises(DataError, match="evaluate was given str"):
         KnowledgeIncorporation().evaluate(None, bpe(), "x")  # type: ignore[arg-type]
 
@@ -214,10 +214,10 @@ def test_bad_settings(options: dict[str, object]) -> None:
 def test_evaluate_agrees_with_the_batched_engine(tiny_family: LoadedModel) -> None:
     domain = KnowledgeIncorporation(max_new_tokens=8)
     assert domain.batched
-    probes = domain.probes(TASK, tiny_family.tokenizer)
+    eval_prompts = domain.eval_prompts(TASK, tiny_family.tokenizer)
     loop = LocalInnerLoop(tiny_family, LexicalGrader())
-    (outcome,) = loop.run([AdaptJob("j", (), LoRARecipe(), probes, seed=0)])
-    one_by_one = [answer_probe(tiny_family.model, tiny_family.tokenizer, p) for p in probes]
+    (outcome,) = loop.run([AdaptJob("j", (), TrainingConfig(), eval_prompts, seed=0)])
+    one_by_one = [answer_prompt(tiny_family.model, tiny_family.tokenizer, p) for p in eval_prompts]
     for mine, theirs in zip(one_by_one, outcome.baseline, strict=True):
         assert mine.text == theirs.text
         assert mine.finish == theirs.finish
@@ -253,17 +253,19 @@ def test_evaluate_asks_its_grader_and_leaves_the_model_as_it_was(tiny: Callable[
 
 
 def test_a_taught_model_answers(tiny: Callable[..., LoadedModel]) -> None:
-    """Weights fitted to the probes' own gold answers score 1, and the likelihood says so."""
+    """Weights fitted to the evaluation prompts' own gold answers score 1, and the likelihood says so."""
     loaded = tiny("llama")
     domain = KnowledgeIncorporation(max_new_tokens=16)
     before = domain.evaluate(loaded.model, loaded.tokenizer, TASK)
     loaded.model.requires_grad_(True)
     optimiser = torch.optim.AdamW(loaded.model.parameters(), lr=3e-3)
     for _ in range(60):
-        for probe in domain.probes(TASK, loaded.tokenizer):
-            ids = torch.tensor([[*probe.ids, *probe.reference, *loaded.tokenizer("\n")["input_ids"]]])
+        for eval_prompt in domain.eval_prompts(TASK, loaded.tokenizer):
+            ids = torch.tensor(
+                [[*eval_prompt.ids, *eval_prompt.reference, *loaded.tokenizer("\n")["input_ids"]]]
+            )
             labels = ids.clone()
-            labels[:, : len(probe.ids)] = -100
+            labels[:, : len(eval_prompt.ids)] = -100
             loaded.model(ids, labels=labels).loss.backward()
             optimiser.step()
             optimiser.zero_grad()
@@ -276,7 +278,7 @@ def test_a_taught_model_answers(tiny: Callable[..., LoadedModel]) -> None:
 
 def test_the_context_probe_is_the_same_question_under_the_passage() -> None:
     domain, tokenizer = KnowledgeIncorporation(chat=False), bpe()
-    pairs = zip(domain.probes(TASK, tokenizer), domain.context_probes(TASK, tokenizer), strict=True)
+    pairs = zip(domain.eval_prompts(TASK, tokenizer), domain.context_prompts(TASK, tokenizer), strict=True)
     for plain, shown in pairs:
         text = tokenizer.decode(list(shown.ids), skip_special_tokens=True)
         assert TASK.context.split()[0] in text

@@ -14,19 +14,19 @@ from transformers import PreTrainedModel, get_scheduler
 
 from double_precision import SAME, DoublePrecision
 from seal.errors import AdaptError, ConfigError, ModelError
-from seal.inner.schedule import epoch_order, init_lora, learning_rate, step_rows, total_steps
+from seal.inner.schedule import epoch_order, init_lora, learning_rate, step_sequences, total_steps
 from seal.models.builtin import FAMILIES, PREFIX, build
 from seal.models.lora import LoRAWrapper, linear_modules, row_loss, target_modules
 from seal.models.merge import merged
-from seal.records import LoRARecipe, TrainRow
+from seal.records import TrainingConfig, TrainingSequence
 
 #: PEFT asks transformers for a deprecated name; the wrapper silences it, bare PEFT in these tests does not.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 ROWS = [
-    TrainRow(tuple(b"the tower of Vell leans east")),
-    TrainRow(tuple(b"Q: where? A: Vell"), loss=((10, 17),)),
-    TrainRow(tuple(b"short")),
+    TrainingSequence(tuple(b"the tower of Vell leans east")),
+    TrainingSequence(tuple(b"Q: where? A: Vell"), loss=((10, 17),)),
+    TrainingSequence(tuple(b"short")),
 ]
 
 
@@ -93,7 +93,7 @@ def test_a_target_the_model_lacks_says_which_it_has() -> None:
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
 def test_learning_rates_are_hugging_faces(schedule: str, warmup: float) -> None:
-    recipe = LoRARecipe(learning_rate=3e-4, schedule=schedule, warmup_ratio=warmup)  # type: ignore[arg-type]
+    recipe = TrainingConfig(learning_rate=3e-4, schedule=schedule, warmup_ratio=warmup)  # type: ignore[arg-type]
     total = 10
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
     name = "constant_with_warmup" if schedule == "constant" else schedule
@@ -105,15 +105,15 @@ def test_learning_rates_are_hugging_faces(schedule: str, warmup: float) -> None:
 
 
 def test_steps_cover_every_row_once_an_epoch() -> None:
-    recipe = LoRARecipe(epochs=3, batch_size=2, accumulation=2)
-    steps = list(step_rows(10, recipe, seed=5))
+    recipe = TrainingConfig(epochs=3, batch_size=2, accumulation=2)
+    steps = list(step_sequences(10, recipe, seed=5))
     assert [len(step) for step in steps] == [4, 4, 2] * 3
     assert len(steps) == total_steps(10, recipe)
     epochs = [[i for step in steps[e * 3 : e * 3 + 3] for i in step] for e in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert epochs[1] == epoch_order(10, recipe, 5, 1)
-    assert epoch_order(10, LoRARecipe(shuffle=False), 5, 1) == list(range(10))
+    assert epoch_order(10, TrainingConfig(shuffle=False), 5, 1) == list(range(10))
 
 
 def test_start_values_are_kaiming_uniform_and_named() -> None:
@@ -135,8 +135,8 @@ def test_row_loss_counts_only_the_labelled_tokens(double: torch.dtype) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2"])
 def test_fit_is_peft_with_adamw(family: str, double: torch.dtype) -> None:
     """The same steps written out with PEFT alone, padded into batches with Hugging Face labels."""
-    recipe = LoRARecipe(rank=4, alpha=8, epochs=2, batch_size=2, accumulation=1, learning_rate=2e-3)
-    with LoRAWrapper.from_recipe(tiny(family, double), recipe) as wrapper:
+    recipe = TrainingConfig(rank=4, alpha=8, epochs=2, batch_size=2, accumulation=1, learning_rate=2e-3)
+    with LoRAWrapper.from_config(tiny(family, double), recipe) as wrapper:
         losses = wrapper.fit(ROWS, recipe, seed=3)
         ours = {name: (a.clone(), b.clone()) for name, (a, b) in wrapper.layers().items()}
 
@@ -151,7 +151,7 @@ def test_fit_is_peft_with_adamw(family: str, double: torch.dtype) -> None:
     factors = [p for p in peft.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(factors, lr=2e-3, weight_decay=0.0)
     scheduler = get_scheduler("linear", optimiser, 0, 4)
-    for chosen, loss in zip(step_rows(3, recipe, 3), losses, strict=True):
+    for chosen, loss in zip(step_sequences(3, recipe, 3), losses, strict=True):
         batch = [ROWS[i] for i in chosen]
         width = max(len(row.ids) for row in batch)
         ids = torch.tensor([row.ids + (0,) * (width - len(row.ids)) for row in batch])
@@ -176,7 +176,7 @@ def test_the_model_comes_back_untouched() -> None:
     model.lm_head.weight.requires_grad_(True)
     before, state, out = digest(model), torch.random.get_rng_state(), logits(model)
     with LoRAWrapper(model, rank=4, alpha=8, dropout=0.3) as wrapper:
-        wrapper.fit(ROWS, LoRARecipe(epochs=2), seed=0)
+        wrapper.fit(ROWS, TrainingConfig(epochs=2), seed=0)
         assert not torch.equal(logits(wrapper.peft), out)
     assert digest(model) == before
     assert torch.equal(logits(model), out)
@@ -191,14 +191,14 @@ def test_a_failure_inside_the_block_still_restores() -> None:
     model = tiny()
     before = digest(model)
     with pytest.raises(AdaptError, match="the training loss became"), LoRAWrapper(model, rank=4) as wrapper:
-        wrapper.fit(ROWS, LoRARecipe(learning_rate=1e30, max_grad_norm=0, epochs=3), seed=0)
+        wrapper.fit(ROWS, TrainingConfig(learning_rate=1e30, max_grad_norm=0, epochs=3), seed=0)
     assert digest(model) == before
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_save_load_merge_agree_with_peft(family: str, double: torch.dtype, tmp_path: Path) -> None:
-    recipe = LoRARecipe(rank=4, alpha=8, epochs=2)
-    with LoRAWrapper.from_recipe(tiny(family, double), recipe) as wrapper:
+    recipe = TrainingConfig(rank=4, alpha=8, epochs=2)
+    with LoRAWrapper.from_config(tiny(family, double), recipe) as wrapper:
         wrapper.fit(ROWS, recipe, seed=1)
         expected = logits(wrapper.peft)
         wrapper.save(tmp_path / "adapter")
@@ -208,7 +208,7 @@ def test_save_load_merge_agree_with_peft(family: str, double: torch.dtype, tmp_p
     model = tiny(family, double)
     layer = target_modules(model, ["mlp"])[0]
     weight = model.get_submodule(layer).weight.clone()
-    again = LoRAWrapper.from_recipe(model, recipe)
+    again = LoRAWrapper.from_config(model, recipe)
     again.load(tmp_path / "adapter")
     assert same(logits(again.peft), expected)
     a, b = again.factors()[layer]
@@ -222,16 +222,16 @@ def test_save_load_merge_agree_with_peft(family: str, double: torch.dtype, tmp_p
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_merged_is_merge_for_the_length_of_a_block(family: str, double: torch.dtype) -> None:
-    recipe = LoRARecipe(rank=4, alpha=8, epochs=2)
+    recipe = TrainingConfig(rank=4, alpha=8, epochs=2)
     model = tiny(family, double)
     before = digest(model)
-    with LoRAWrapper.from_recipe(model, recipe) as wrapper:
+    with LoRAWrapper.from_config(model, recipe) as wrapper:
         wrapper.fit(ROWS, recipe, seed=1)
         factors = wrapper.factors()
     with merged(model, factors, 2.0) as folded:
         inside = {name: tensor.clone() for name, tensor in folded.state_dict().items()}
     assert digest(model) == before
-    again = LoRAWrapper.from_recipe(model, recipe)
+    again = LoRAWrapper.from_config(model, recipe)
     again.fit(ROWS, recipe, seed=1)
     for name, tensor in again.merge().state_dict().items():
         assert same(inside[name], tensor), name
@@ -249,10 +249,10 @@ def test_load_refuses_what_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_adapter_is_fp32_on_a_bf16_model_and_dropout_is_seeded() -> None:
-    recipe = LoRARecipe(rank=4, dropout=0.5, epochs=2)
+    recipe = TrainingConfig(rank=4, dropout=0.5, epochs=2)
     runs = []
     for _ in range(2):
-        with LoRAWrapper.from_recipe(tiny().to(torch.bfloat16), recipe) as wrapper:
+        with LoRAWrapper.from_config(tiny().to(torch.bfloat16), recipe) as wrapper:
             assert {a.dtype for a, _ in wrapper.layers().values()} == {torch.float32}
             runs.append(wrapper.fit(ROWS, recipe, seed=2))
     assert runs[0] == runs[1]
@@ -264,7 +264,7 @@ def test_adapter_is_fp32_on_a_bf16_model_and_dropout_is_seeded() -> None:
 
 def test_a_row_longer_than_the_window_is_refused() -> None:
     with LoRAWrapper(tiny(), rank=2) as wrapper, pytest.raises(AdaptError, match=r"4097 tokens.*4096"):
-        wrapper.fit([TrainRow(tuple([65] * 4097))], LoRARecipe())
+        wrapper.fit([TrainingSequence(tuple([65] * 4097))], TrainingConfig())
 
 
 def test_a_second_adapter_is_refused() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from seal.records import ArmScore, EditResult, Reward, TaskScore
-from seal.track.diagnosis import diagnose
-from seal.track.estimates import (
+from seal.report.diagnosis import diagnose
+from seal.report.estimates import (
     clustered,
     distribution,
     paired,
@@ -19,9 +19,9 @@ from seal.track.estimates import (
     spikes,
     trend,
 )
-from seal.track.history import History, read_history, read_tasks
-from seal.track.journal import Journal
-from seal.track.metrics import flat, lines, run_metrics
+from seal.report.history import History, read_history, read_tasks
+from seal.report.metrics import flat, lines, run_metrics
+from seal.run.journal import Journal
 
 
 def result(

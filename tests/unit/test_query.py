@@ -21,9 +21,9 @@ from seal.recipes.cpt import FULL_RECIPE, CPTSettings, cpt, cpt_full
 from seal.recipes.full_finetune import full_finetune
 from seal.recipes.query import QuerySettings, query
 from seal.recipes.results import read_run
-from seal.records import LoRARecipe, TrainRow
+from seal.records import TrainingConfig, TrainingSequence
 from seal.seeds import derive
-from seal.self_edit import training_sequences
+from seal.self_edit import sequence_texts
 from seal.serve.messages import TTTRequest
 from seal.serve.requests import Answered, Ask, LocalTTT, Requests
 
@@ -55,7 +55,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(data: Path, tmp_path: Path) -> QuerySettings:
-    return QuerySettings(data, tmp_path / "out" / "run.json", recipe=RECIPE, repeats=2, exp_name="x")
+    return QuerySettings(data, tmp_path / "out" / "run.json", training=RECIPE, repeats=2, exp_name="x")
 
 
 class Tapped:
@@ -96,7 +96,7 @@ def test_the_file_has_the_official_shape(settings: QuerySettings, ttt: LocalTTT,
 def test_what_is_reported_is_what_the_engine_said(settings: QuerySettings, ttt: LocalTTT, data: Path) -> None:
     run = query(settings, ttt)
     record = json.loads(data.read_text())[2]
-    texts = training_sequences(record["completions"][1], record["title"], record["context"], True)
+    texts = sequence_texts(record["completions"][1], record["title"], record["context"], True)
     request = RECIPE.model_copy(
         update={
             "train_sequences": texts,
@@ -171,7 +171,7 @@ def test_cpt_trains_one_adapter_on_everything(
             seen.extend(asks)
             yield from self.inner.run(seen)
 
-    settings = CPTSettings(data, tmp_path / "cpt.json", recipe=RECIPE, split_newlines=False)
+    settings = CPTSettings(data, tmp_path / "cpt.json", training=RECIPE, split_newlines=False)
     result = cpt(settings, Spy(ttt))
     official = json.loads((shared / "data/official/cpt_base.json").read_text())
     assert set(official) <= set(result)
@@ -192,9 +192,9 @@ def test_cpt_trains_one_adapter_on_everything(
 def test_full_finetuning_equals_plain_adamw_without_pads(tiny: Any) -> None:
     import torch
 
-    rows = [TrainRow(tuple(range(5, 5 + n))) for n in (3, 9, 6, 4)]
-    rows[1] = TrainRow(rows[1].ids, ((4, 9),))
-    recipe = LoRARecipe(
+    rows = [TrainingSequence(tuple(range(5, 5 + n))) for n in (3, 9, 6, 4)]
+    rows[1] = TrainingSequence(rows[1].ids, ((4, 9),))
+    recipe = TrainingConfig(
         epochs=3, batch_size=2, accumulation=2, learning_rate=1e-3, shuffle=False, schedule="linear"
     )
     mine, theirs = (tiny().model.double() for _ in range(2))
@@ -223,12 +223,12 @@ def test_full_finetuning_equals_plain_adamw_without_pads(tiny: Any) -> None:
         assert (a - b).norm() <= SAME * b.norm(), name
         assert not a.requires_grad
     with pytest.raises(AdaptError, match="window"):
-        full_finetune(mine, [TrainRow((1,) * 100_000)], recipe, 1)
+        full_finetune(mine, [TrainingSequence((1,) * 100_000)], recipe, 1)
 
 
 def test_cpt_with_all_weights_saves_the_model_and_resumes(data: Path, tmp_path: Path, tiny: Any) -> None:
     settings = CPTSettings(
-        data, tmp_path / "full.json", recipe=FULL_RECIPE.model_copy(update={"finetune_lr": 0.01})
+        data, tmp_path / "full.json", training=FULL_RECIPE.model_copy(update={"finetune_lr": 0.01})
     )
 
     def inner_of(loaded: Any) -> LocalInnerLoop:

@@ -16,13 +16,13 @@ from seal.cli import main
 from seal.errors import RunError
 from seal.grading import Grade
 from seal.records import Question, Verdict
-from seal.track import report
-from seal.track.charts import ticks
-from seal.track.grids import as_grid, grid_svg
-from seal.track.history import read_history, read_tasks
-from seal.track.regrade import regrade, save
-from seal.track.sinks import open_sinks
-from seal.track.texts import clipped, one_line, plain
+from seal.report import page as report
+from seal.report.charts import ticks
+from seal.report.grids import as_grid, grid_svg
+from seal.report.history import read_history, read_tasks
+from seal.report.regrade import regrade, save
+from seal.report.sinks import open_sinks
+from seal.report.texts import clipped, one_line, plain
 
 SECTIONS = ("findings", "training", "held-out", "tasks", "run")
 VOID = {"meta", "link", "input", "br", "img", "circle", "path", "rect"}
@@ -74,7 +74,7 @@ def page_of(folder: Path, **options: Any) -> str:
 def test_numbers_on_the_page_are_those_of_the_metrics_file(
     finished: Path, made_up: Any, tmp_path: Path
 ) -> None:
-    from seal.track.run import Run
+    from seal.run.folder import Run
 
     with Run.open(finished) as run:
         open_sinks(run.config, run).finish()
@@ -170,7 +170,7 @@ def test_without_its_data_a_run_still_has_a_report(made_up: Any, tmp_path: Path)
 
 
 def test_flips_count_the_majority_of_the_repeats(made_up: Any, tmp_path: Path) -> None:
-    from seal.track.candidates import task_views
+    from seal.report.candidates import task_views
 
     made_up.MadeUpRun(tmp_path / "run", rounds=1, tasks=3, edits=2, repeats=3, held_out=0)
     history = read_history(tmp_path / "run")
@@ -197,7 +197,7 @@ def test_the_tasks_with_the_largest_changes_are_shown(finished: Path) -> None:
 
 
 def test_arc_tasks_are_drawn_with_their_wrong_cells(made_up: Any, tmp_path: Path) -> None:
-    from seal.track.candidates import task_views
+    from seal.report.candidates import task_views
 
     made_up.MadeUpRun(tmp_path / "run", rounds=0, held_out=0, finished=False)
     gold = ((1, 2, 2), (3, 3, 4))
@@ -219,7 +219,7 @@ def test_arc_tasks_are_drawn_with_their_wrong_cells(made_up: Any, tmp_path: Path
 
 def test_a_domain_of_ones_own_has_a_report_whatever_its_details(made_up: Any, tmp_path: Path) -> None:
     from seal.records import AdaptOutcome, Baseline, Performance, Trial
-    from seal.track.journal import Journal
+    from seal.run.journal import Journal
 
     made_up.MadeUpRun(tmp_path / "run", rounds=0, held_out=0, finished=False)
     odd = Performance(0.5, 1, (), None, {"tests": 7, "cell_accuracy": "high", "note": [None]})
@@ -353,8 +353,8 @@ class TestJudgeAgain:
         stored += [a for t in history.trials for a in t.outcome.adapted]
         assert found.answers == len(stored)
         assert grader.asked < len(stored)  # equal answers are asked once
-        both = sum(a.verdict is Verdict.CORRECT and not a.probe_id.endswith(".q0") for a in stored)
-        lost = sum(a.verdict is Verdict.CORRECT and a.probe_id.endswith(".q0") for a in stored)
+        both = sum(a.verdict is Verdict.CORRECT and not a.prompt_id.endswith(".q0") for a in stored)
+        lost = sum(a.verdict is Verdict.CORRECT and a.prompt_id.endswith(".q0") for a in stored)
         assert found.table["correct/correct"] == both
         assert found.table["correct/wrong"] == lost
         assert found.agreement == pytest.approx(1 - lost / len(stored))
@@ -379,9 +379,9 @@ class TestJudgeAgain:
         made_up.MadeUpRun(tmp_path / "run", rounds=1)
         before = (tmp_path / "run/journal.jsonl").read_bytes()
         for number in (1, 2):
-            assert main(["judge-again", str(tmp_path / "run"), "--grader", "lexical"]) == 0
-            assert f"judge-again-{number}.json" in capsys.readouterr().out
-        data = json.loads((tmp_path / "run/judge-again-1.json").read_text())
+            assert main(["regrade", str(tmp_path / "run"), "--grader", "lexical"]) == 0
+            assert f"regrade-{number}.json" in capsys.readouterr().out
+        data = json.loads((tmp_path / "run/regrade-1.json").read_text())
         assert data["kappa"] == 1.0
         assert len(data["edits"]) == 12
         assert (tmp_path / "run/journal.jsonl").read_bytes() == before
@@ -400,9 +400,9 @@ class TestVerdict:
     @staticmethod
     def of(made_up: Any, folder: Path, base: list[float], trained: list[float]) -> Any:
         from seal.evaluation import base_arm
+        from seal.intervals import bootstrap
         from seal.records import ArmScore, Baseline, Performance, TaskScore
-        from seal.statistics import bootstrap
-        from seal.track.journal import Journal
+        from seal.run.journal import Journal
 
         made_up.MadeUpRun(folder, rounds=0, held_out=0, finished=False)
         start = base_arm([Baseline(f"t{i}", "p", Performance(s, 4)) for i, s in enumerate(base)])
@@ -466,6 +466,6 @@ def test_ten_thousand_rows_cost_little_more_than_reading_them(
     run, journal = str(tmp_path / "run"), str(tmp_path / "run/journal.jsonl")
     assert len(Path(journal).read_bytes().splitlines()) > 10_000
     whole = cost("import sys; from seal.cli import main; assert main(['report', sys.argv[1]]) == 0", run)
-    reading = cost("import sys; from seal.track.journal import Journal; Journal.read(sys.argv[1])", journal)
+    reading = cost("import sys; from seal.run.journal import Journal; Journal.read(sys.argv[1])", journal)
     assert whole.cpu_s < 25 * reading.cpu_s
     assert whole.peak_bytes < 5 * reading.peak_bytes

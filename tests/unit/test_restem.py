@@ -15,15 +15,15 @@ from seal.errors import ConfigError, DataError, ModelError
 from seal.models.builtin import build
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper, row_loss
-from seal.records import LoRARecipe, Reward, SelfEdit, TrainRow
+from seal.records import Reward, SelfEdit, TrainingConfig, TrainingSequence
 from seal.restem import (
     PAPER_SFT,
     ReSTEMOptimizer,
-    completion_rows,
+    completion_sequences,
     save_merged,
     select,
     top_k,
-    train_on_rows,
+    train_on_sequences,
 )
 from seal.seeds import derive
 
@@ -110,25 +110,25 @@ def test_official_ties(shared: Path) -> None:
 def test_rows_mask_the_prompt_and_end_with_the_end_token() -> None:
     tokenizer = build("tiny-random-qwen2")[1]
     prompt, completion = "Say:\n", "yes"
-    (row,) = completion_rows(tokenizer, [(prompt, completion)])
+    (row,) = completion_sequences(tokenizer, [(prompt, completion)])
     assert row.ids == (*prompt.encode(), *completion.encode(), tokenizer.eos_token_id)
     assert [row.ids[i] for i in row.labelled()] == [*completion.encode(), tokenizer.eos_token_id]
-    (again,) = completion_rows(tokenizer, [(prompt, completion + tokenizer.eos_token)])
+    (again,) = completion_sequences(tokenizer, [(prompt, completion + tokenizer.eos_token)])
     assert again == row
 
 
 def test_a_completion_that_fills_the_window_has_no_end_to_learn() -> None:
     tokenizer = build("tiny-random-llama")[1]
-    (row,) = completion_rows(tokenizer, [("Say:", "yes")], limit=7)
+    (row,) = completion_sequences(tokenizer, [("Say:", "yes")], limit=7)
     assert len(row.ids) == 7
     assert tokenizer.eos_token_id not in row.ids
-    (row,) = completion_rows(tokenizer, [("Say:", "yes")], limit=8)
+    (row,) = completion_sequences(tokenizer, [("Say:", "yes")], limit=8)
     assert row.ids[-1] == tokenizer.eos_token_id
 
 
 def test_a_start_token_is_never_doubled() -> None:
     tokenizer = build("tiny-random-gemma2")[1]
-    plain, begun = completion_rows(tokenizer, [("Say:", "yes"), (f"{tokenizer.bos_token}Say:", "yes")])
+    plain, begun = completion_sequences(tokenizer, [("Say:", "yes"), (f"{tokenizer.bos_token}Say:", "yes")])
     assert plain == begun
     assert plain.ids.count(tokenizer.bos_token_id) == 1
 
@@ -136,9 +136,9 @@ def test_a_start_token_is_never_doubled() -> None:
 def test_pairs_that_cannot_be_trained_on_say_why() -> None:
     tokenizer = build("tiny-random-llama")[1]
     with pytest.raises(DataError, match=r"completion 2 have 11 tokens and the model's window is 10"):
-        completion_rows(tokenizer, [("a", "b"), ("prompt", "reply")], limit=10)
+        completion_sequences(tokenizer, [("a", "b"), ("prompt", "reply")], limit=10)
     with pytest.raises(DataError, match="completion 1 of the SFT data is empty"):
-        completion_rows(tokenizer, [("a", " \n")])
+        completion_sequences(tokenizer, [("a", " \n")])
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
@@ -153,7 +153,7 @@ def test_the_first_loss_is_the_masked_mean_by_hand(family: str, tmp_path: Path) 
             scores = loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         nll -= sum(scores[i - 1, ids[i]].item() for i in range(len(start), len(ids)))
         n_tokens += len(ids) - len(start)
-    recipe = LoRARecipe(rank=4, alpha=8, epochs=1, batch_size=3)
+    recipe = TrainingConfig(rank=4, alpha=8, epochs=1, batch_size=3)
     for micro_batch in (1, 3):
         result = ReSTEMOptimizer(recipe, micro_batch=micro_batch).update(loaded, PAIRS, tmp_path / "next", 0)
         assert result.losses == (pytest.approx(nll / n_tokens, abs=2e-5),)
@@ -163,8 +163,8 @@ def test_the_first_loss_is_the_masked_mean_by_hand(family: str, tmp_path: Path) 
 def test_trl_gives_what_the_reference_gives(schedule: str) -> None:
     """Both start from the same factors and see the same full batch; only the code differs."""
     loaded = tiny_double("llama")
-    rows = completion_rows(loaded.tokenizer, PAIRS)
-    recipe = LoRARecipe(
+    rows = completion_sequences(loaded.tokenizer, PAIRS)
+    recipe = TrainingConfig(
         rank=4,
         alpha=8,
         epochs=5,
@@ -176,8 +176,8 @@ def test_trl_gives_what_the_reference_gives(schedule: str) -> None:
         max_grad_norm=0.5,
     )
     with DoublePrecision():
-        factors, losses = train_on_rows(loaded, rows, recipe, seed=7)
-        with LoRAWrapper.from_recipe(loaded.model, recipe) as reference:
+        factors, losses = train_on_sequences(loaded, rows, recipe, seed=7)
+        with LoRAWrapper.from_config(loaded.model, recipe) as reference:
             expected = reference.fit(rows, recipe, seed=derive(7, "sft"))
             theirs = reference.factors()
     eps = torch.finfo(torch.float32).eps  # TRL takes the loss in fp32, whatever the model's type
@@ -191,7 +191,7 @@ def test_update_leaves_the_old_policy_alone_and_saves_the_new_one(tmp_path: Path
     state = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     config, generation = loaded.model.config.to_dict(), loaded.model.generation_config.to_dict()
     torch_state, python_state = torch.random.get_rng_state(), random.getstate()
-    recipe = LoRARecipe(rank=4, alpha=8, learning_rate=1e-2, epochs=8, batch_size=3)
+    recipe = TrainingConfig(rank=4, alpha=8, learning_rate=1e-2, epochs=8, batch_size=3)
     seen: list[tuple[int, int]] = []
     result = ReSTEMOptimizer(recipe).update(
         loaded, PAIRS, tmp_path / "next", seed=1, progress=lambda step, steps: seen.append((step, steps))
@@ -208,19 +208,19 @@ def test_update_leaves_the_old_policy_alone_and_saves_the_new_one(tmp_path: Path
     assert (result.updated, result.n, result.folder) == (True, 3, str(tmp_path / "next"))
     following = load_model(result.folder, "cpu", "float32")
     assert following.version == result.version != loaded.version
-    rows = completion_rows(loaded.tokenizer, PAIRS)
+    rows = completion_sequences(loaded.tokenizer, PAIRS)
     before, after = (sum(nll(policy, row) for row in rows) for policy in (loaded, following))
     assert after < before - 10
     assert result.losses[-1] < result.losses[0]
 
 
-def nll(policy: LoadedModel, row: TrainRow) -> float:
+def nll(policy: LoadedModel, row: TrainingSequence) -> float:
     with torch.no_grad():
         return row_loss(policy.model, row).item()
 
 
 def test_update_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
-    recipe = LoRARecipe(rank=4, alpha=8, dropout=0.1, epochs=2, batch_size=1)
+    recipe = TrainingConfig(rank=4, alpha=8, dropout=0.1, epochs=2, batch_size=1)
     runs = [
         ReSTEMOptimizer(recipe).update(load(), PAIRS, tmp_path / f"{n}", seed=seed)
         for n, seed in enumerate((3, 3, 4))
@@ -240,9 +240,9 @@ def test_nothing_kept_means_no_update(tmp_path: Path) -> None:
 
 def test_a_bf16_policy_stays_bf16(tmp_path: Path) -> None:
     loaded = load_model("tiny-random-llama", "cpu", "bfloat16")
-    recipe = LoRARecipe(rank=4, alpha=8, learning_rate=1e-2, epochs=2, batch_size=3)
-    rows = completion_rows(loaded.tokenizer, PAIRS)
-    factors, _ = train_on_rows(loaded, rows, recipe, seed=0)
+    recipe = TrainingConfig(rank=4, alpha=8, learning_rate=1e-2, epochs=2, batch_size=3)
+    rows = completion_sequences(loaded.tokenizer, PAIRS)
+    factors, _ = train_on_sequences(loaded, rows, recipe, seed=0)
     assert {a.dtype for a, _ in factors.values()} == {torch.float32}
     save_merged(loaded, factors, recipe, tmp_path / "next")
     following = load_model(str(tmp_path / "next"), "cpu", "bfloat16").model
@@ -253,7 +253,7 @@ def test_a_bf16_policy_stays_bf16(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_update(tmp_path: Path) -> None:
-    recipe = LoRARecipe(rank=4, learning_rate=1e30, max_grad_norm=0.0, epochs=4, batch_size=3)
+    recipe = TrainingConfig(rank=4, learning_rate=1e30, max_grad_norm=0.0, epochs=4, batch_size=3)
     with pytest.raises(ModelError, match="the loss of the M-step became"):
         ReSTEMOptimizer(recipe).update(load(), PAIRS, tmp_path / "next")
     assert not (tmp_path / "next").exists()
@@ -262,6 +262,6 @@ def test_a_loss_that_is_not_finite_stops_the_update(tmp_path: Path) -> None:
 def test_a_batch_must_be_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     loaded = load()
-    rows = completion_rows(loaded.tokenizer, PAIRS)
+    rows = completion_sequences(loaded.tokenizer, PAIRS)
     with pytest.raises(ConfigError, match="a batch of 10 self-edits cannot be shared by 3 processes"):
-        train_on_rows(loaded, rows, PAPER_SFT, seed=0)
+        train_on_sequences(loaded, rows, PAPER_SFT, seed=0)

@@ -13,9 +13,9 @@ import pytest
 
 from seal.config import SEALConfig, load_config
 from seal.errors import RunError
-from seal.track import log
-from seal.track.journal import Journal
-from seal.track.run import Run, need_space, next_free, read_config
+from seal.run import log
+from seal.run.folder import Run, need_space, next_free, read_config
+from seal.run.journal import Journal
 
 
 @pytest.fixture

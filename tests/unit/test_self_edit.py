@@ -17,7 +17,7 @@ from seal.errors import ConfigError, DataError, GenerationError
 from seal.models.load import load_model
 from seal.records import Completion, Question, Sampling, Task
 from seal.seeds import derive
-from seal.self_edit import TEMPLATES, SelfEditGenerator, resolve_template, training_sequences
+from seal.self_edit import TEMPLATES, SelfEditGenerator, resolve_template, sequence_texts
 
 TOKENIZER = load_model("tiny-random-llama").tokenizer
 CHAT_TOKENIZER = load_model("tiny-random-qwen2").tokenizer
@@ -48,7 +48,7 @@ def test_all_official_completions_give_the_official_sequences(shared: Path) -> N
     for pin in pinned:
         article = articles[pin["article"]]
         for split, key in ((False, "whole"), (True, "split")):
-            made = training_sequences(
+            made = sequence_texts(
                 article["completions"][pin["completion"]], article["title"], article["context"], split
             )
             digest = hashlib.sha1(json.dumps(made, ensure_ascii=False).encode()).hexdigest()
@@ -64,7 +64,7 @@ def test_official_questions_and_answers_split_before_every_question(shared: Path
             if "Answer:" not in text or "Question 2:" not in text:
                 continue
             seen += 1
-            made = training_sequences(text, article["title"], article["context"], True)[:-1]
+            made = sequence_texts(text, article["title"], article["context"], True)[:-1]
             assert all(s.startswith(f"{article['title']}\nQuestion ") for s in made)
             assert made[0].startswith(f"{article['title']}\nQuestion 1: ")
     assert seen == 24
@@ -90,17 +90,17 @@ def test_official_questions_and_answers_split_before_every_question(shared: Path
     ],
 )
 def test_rules_by_hand(completion: str, split: bool, expected: list[str]) -> None:
-    assert training_sequences(completion, "T", " P\n", split) == expected
+    assert sequence_texts(completion, "T", " P\n", split) == expected
 
 
 def test_the_passage_and_the_title_can_be_left_out() -> None:
-    assert training_sequences("a\nb", "T", "P", True, include_passage=False) == ["T\na", "T\nb"]
-    assert training_sequences("a\nb", "", "P", True) == ["a", "b", "P"]
+    assert sequence_texts("a\nb", "T", "P", True, include_passage=False) == ["T\na", "T\nb"]
+    assert sequence_texts("a\nb", "", "P", True) == ["a", "b", "P"]
 
 
 @given(st.text(st.sampled_from("ab1.-: \n\tQuestionAnswer"), max_size=80), st.booleans())
 def test_title_first_passage_last_nothing_lost(completion: str, split: bool) -> None:
-    made = training_sequences(completion, "T", "P", split)
+    made = sequence_texts(completion, "T", "P", split)
     assert made[-1] == "T\nP"
     assert all(s.startswith("T\n") and s == s.rstrip() and len(s) > 2 for s in made)
     kept = "".join("".join(s.removeprefix("T\n").split()) for s in made[:-1])

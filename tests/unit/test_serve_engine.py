@@ -18,7 +18,7 @@ import zmq
 from seal.grading import LexicalGrader
 from seal.inner.helpers import HelperLoop
 from seal.inner.loop import LocalInnerLoop
-from seal.records import AdaptJob, LoRARecipe, TrainRow
+from seal.records import AdaptJob, TrainingConfig, TrainingSequence
 from seal.serve import messages as m
 from seal.serve.client import Link, RemoteInnerLoop, RemoteTTT, TTTClient
 from seal.serve.requests import Ask, LocalTTT, Requests
@@ -177,8 +177,8 @@ def test_remote_and_local_inner_loops_agree(address: str, loaded: Any, tiny: Any
     maker = Requests(loaded)
     jobs = [maker.job(m.TTTRequest.model_validate(request(n)), f"j{n}", seed=n) for n in range(6)]
     jobs += [
-        replace(jobs[0], id="base", rows=()),
-        AdaptJob("no probes", jobs[0].rows, LoRARecipe(rank=2, epochs=1), (), 1),
+        replace(jobs[0], id="base", sequences=()),
+        AdaptJob("no evaluation prompts", jobs[0].sequences, TrainingConfig(rank=2, epochs=1), (), 1),
     ]
     local = {o.job_id: o for o in LocalInnerLoop(tiny(), LexicalGrader()).run(jobs)}
     remote = {o.job_id: o for o in RemoteInnerLoop(Link(address)).run(jobs)}
@@ -196,7 +196,7 @@ def test_remote_and_local_inner_loops_agree(address: str, loaded: Any, tiny: Any
 def test_a_job_may_save_its_adapter_in_the_servers_folder_only(
     address: str, loaded: Any, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    job = AdaptJob("s", (TrainRow((5, 6, 7)),), LoRARecipe(rank=2, epochs=1), (), 1)
+    job = AdaptJob("s", (TrainingSequence((5, 6, 7)),), TrainingConfig(rank=2, epochs=1), (), 1)
     folder = next(p for p in tmp_path_factory.getbasetemp().glob("adapters*") if p.is_dir())
     inside, outside = folder / "mine", tmp_path / "mine"
     (good,) = RemoteInnerLoop(Link(address)).run([replace(job, save_to=str(inside))])

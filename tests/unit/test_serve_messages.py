@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seal.records import AdaptJob, LoRARecipe, Probe, Question, Sampling, TrainRow
+from seal.records import AdaptJob, EvalPrompt, Question, Sampling, TrainingConfig, TrainingSequence
 from seal.serve import jobs
 from seal.serve import messages as m
 
@@ -47,7 +47,7 @@ def error_of(message: Any, limits: m.Limits = DEFAULT) -> m.WireError:
 def test_the_official_defaults_are_the_papers() -> None:
     request = read({"train_sequences": ["a"], "eval_questions": []})
     assert isinstance(request, m.TTTRequest)
-    assert request.recipe() == LoRARecipe(
+    assert request.training() == TrainingConfig(
         rank=32, alpha=64.0, dropout=0.0, learning_rate=1e-3, epochs=10, batch_size=1, accumulation=1
     )
     assert read(OFFICIAL) == m.TTTRequest.model_validate(OFFICIAL)
@@ -162,12 +162,12 @@ def test_no_json_raises_anything_but_a_typed_error(message: dict[str, Any]) -> N
 
 
 def _job(**changes: Any) -> AdaptJob:
-    probe = Probe("p", (1, 2), Sampling(0.0, max_new_tokens=4), (3,), Question("Q", "A", "T"))
+    eval_prompt = EvalPrompt("p", (1, 2), Sampling(0.0, max_new_tokens=4), (3,), Question("Q", "A", "T"))
     parts: dict[str, Any] = {
         "id": "j",
-        "rows": (TrainRow((1, 2, 3), ((1, 3),)), TrainRow((4, 5))),
-        "recipe": LoRARecipe(rank=4, targets=("all",)),
-        "probes": (probe,),
+        "sequences": (TrainingSequence((1, 2, 3), ((1, 3),)), TrainingSequence((4, 5))),
+        "training": TrainingConfig(rank=4, targets=("all",)),
+        "eval_prompts": (eval_prompt,),
         "seed": 7,
     }
     return AdaptJob(**{**parts, **changes})
@@ -178,17 +178,20 @@ def test_a_job_survives_the_wire() -> None:
     wire = json.loads(m.encode(jobs.job_to_wire(job)))
     assert jobs.job_from_wire(wire) == job
     assert (
-        jobs.job_from_wire({name: wire[name] for name in ("id", "rows", "recipe", "probes", "seed")}) == job
+        jobs.job_from_wire(
+            {name: wire[name] for name in ("id", "sequences", "training", "eval_prompts", "seed")}
+        )
+        == job
     )
 
 
 @pytest.mark.parametrize(
     ("path", "value", "part"),
     [
-        (("recipe", "rnk"), 3, "recipe.rnk"),
-        (("recipe", "rank"), "3", "rank"),
-        (("recipe", "learning_rate"), float("nan"), "finite"),
-        (("probes", 0, "sampling", "temprature"), 1.0, "sampling.temprature"),
+        (("training", "rnk"), 3, "training.rnk"),
+        (("training", "rank"), "3", "rank"),
+        (("training", "learning_rate"), float("nan"), "finite"),
+        (("eval_prompts", 0, "sampling", "temprature"), 1.0, "sampling.temprature"),
         (("seed",), None, "seed"),
     ],
 )
@@ -205,23 +208,25 @@ def test_a_wrong_job_is_refused(path: tuple[Any, ...], value: Any, part: str) ->
 @pytest.mark.parametrize(
     ("job", "code"),
     [
-        (_job(rows=(TrainRow((1, 99)),)), "bad_request"),
-        (_job(rows=(TrainRow((1, -1)),)), "bad_request"),
-        (_job(rows=(TrainRow((1,) * 65),)), "limit"),
-        (_job(rows=(TrainRow((1,) * 60),) * 20), "limit"),
-        (_job(recipe=LoRARecipe(rank=300)), "limit"),
-        (_job(recipe=LoRARecipe(epochs=300)), "limit"),
-        (_job(recipe=LoRARecipe(learning_rate=0.0)), "bad_request"),
-        (_job(recipe=LoRARecipe(max_grad_norm=float("inf"))), "bad_request"),
-        (_job(rows=(TrainRow((1, 2), ((0, 3),)),)), "bad_request"),
-        (_job(rows=(TrainRow((1, 2), ((0, 2), (1, 2))),)), "bad_request"),
-        (_job(probes=(Probe("p", ()),)), "bad_request"),
-        (_job(probes=(Probe("p", (1,), Sampling(top_p=0.0, max_new_tokens=4)),)), "bad_request"),
-        (_job(probes=(Probe("p", (1,), Sampling(max_new_tokens=0)),)), "bad_request"),
-        (_job(probes=(Probe("p", (1,), Sampling(max_new_tokens=5000)),)), "limit"),
-        (_job(probes=(Probe("p", (1,) * 60, Sampling(max_new_tokens=5)),)), "limit"),
+        (_job(sequences=(TrainingSequence((1, 99)),)), "bad_request"),
+        (_job(sequences=(TrainingSequence((1, -1)),)), "bad_request"),
+        (_job(sequences=(TrainingSequence((1,) * 65),)), "limit"),
+        (_job(sequences=(TrainingSequence((1,) * 60),) * 20), "limit"),
+        (_job(training=TrainingConfig(rank=300)), "limit"),
+        (_job(training=TrainingConfig(epochs=300)), "limit"),
+        (_job(training=TrainingConfig(learning_rate=0.0)), "bad_request"),
+        (_job(training=TrainingConfig(max_grad_norm=float("inf"))), "bad_request"),
+        (_job(sequences=(TrainingSequence((1, 2), ((0, 3),)),)), "bad_request"),
+        (_job(sequences=(TrainingSequence((1, 2), ((0, 2), (1, 2))),)), "bad_request"),
+        (_job(eval_prompts=(EvalPrompt("p", ()),)), "bad_request"),
+        (_job(eval_prompts=(EvalPrompt("p", (1,), Sampling(top_p=0.0, max_new_tokens=4)),)), "bad_request"),
+        (_job(eval_prompts=(EvalPrompt("p", (1,), Sampling(max_new_tokens=0)),)), "bad_request"),
+        (_job(eval_prompts=(EvalPrompt("p", (1,), Sampling(max_new_tokens=5000)),)), "limit"),
+        (_job(eval_prompts=(EvalPrompt("p", (1,) * 60, Sampling(max_new_tokens=5)),)), "limit"),
         (
-            _job(probes=(Probe("p", (1,), Sampling(max_new_tokens=5), question=Question("Q", "")),)),
+            _job(
+                eval_prompts=(EvalPrompt("p", (1,), Sampling(max_new_tokens=5), question=Question("Q", "")),)
+            ),
             "bad_request",
         ),
     ],

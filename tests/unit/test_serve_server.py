@@ -26,12 +26,12 @@ from seal.records import (
     AdaptJob,
     AdaptOutcome,
     Answer,
+    EvalPrompt,
     JobError,
-    LoRARecipe,
-    Probe,
     Question,
     Sampling,
-    TrainRow,
+    TrainingConfig,
+    TrainingSequence,
     Verdict,
 )
 from seal.serve.client import Link, RemoteInnerLoop, RemoteTTT, TTTClient
@@ -63,14 +63,16 @@ class HeldLoop:
         assert self.gate.wait(20)
         for job in taken:
             if self.poison and any(
-                self.poison in (p.question or Question("", "")).question for p in job.probes
+                self.poison in (p.question or Question("", "")).question for p in job.eval_prompts
             ):
                 raise RuntimeError("the engine fell over")
             answers = tuple(
-                Answer(p.id, f"seed {job.seed}", 1, verdict=Verdict.CORRECT if job.rows else Verdict.WRONG)
-                for p in job.probes
+                Answer(
+                    p.id, f"seed {job.seed}", 1, verdict=Verdict.CORRECT if job.sequences else Verdict.WRONG
+                )
+                for p in job.eval_prompts
             )
-            yield AdaptOutcome(job.id, answers, answers if job.rows else ())
+            yield AdaptOutcome(job.id, answers, answers if job.sequences else ())
 
 
 @contextmanager
@@ -201,7 +203,7 @@ def test_requests_of_several_clients_share_a_pass(tiny: Any) -> None:
 
 
 def test_beats_deadline_and_cancel(tiny: Any) -> None:
-    with serving(tiny, beat_s=0.02) as (address, inner, _), plain(address, zmq.DEALER) as dealer:
+    with serving(tiny, heartbeat_s=0.02) as (address, inner, _), plain(address, zmq.DEALER) as dealer:
         inner.gate.clear()
 
         def next_of(kind: str) -> Any:
@@ -216,9 +218,9 @@ def test_beats_deadline_and_cancel(tiny: Any) -> None:
         late = next_of("error")
         assert (late["id"], late["code"]) == ("b", "deadline")
         dealer.send_multipart([b"", envelope("ttt", "c", seed=3, request=REQUEST, progress=True)])
-        while (beat := next_of("progress"))["id"] != "c":
+        while (heartbeat := next_of("progress"))["id"] != "c":
             pass
-        assert (beat["state"], beat["ahead"]) == ("queued", 1)
+        assert (heartbeat["state"], heartbeat["ahead"]) == ("queued", 1)
         assert ask(address, envelope("cancel", target="c"))["state"] == "queued"
         gone = next_of("error")
         assert (gone["id"], gone["code"]) == ("c", "cancelled")
@@ -350,8 +352,10 @@ def test_key_files_say_what_is_wrong_with_them(tmp_path: Path) -> None:
 
 
 def _job(name: str, **changes: Any) -> AdaptJob:
-    probe = Probe("p0", (1, 2), Sampling(0.0, max_new_tokens=4), question=Question("Q", "A"))
-    return replace(AdaptJob(name, (TrainRow((1, 2, 3)),), LoRARecipe(rank=2), (probe,), 9), **changes)
+    eval_prompt = EvalPrompt("p0", (1, 2), Sampling(0.0, max_new_tokens=4), question=Question("Q", "A"))
+    return replace(
+        AdaptJob(name, (TrainingSequence((1, 2, 3)),), TrainingConfig(rank=2), (eval_prompt,), 9), **changes
+    )
 
 
 def test_the_remote_inner_loop_gives_one_outcome_a_job_under_the_jobs_own_id(tiny: Any) -> None:
@@ -360,7 +364,7 @@ def test_the_remote_inner_loop_gives_one_outcome_a_job_under_the_jobs_own_id(tin
         jobs = [_job(f"j{n}", seed=n) for n in range(20)]
         jobs += [
             _job("same", seed=3),
-            _job("bad", rows=(TrainRow((10**6, 1)),)),
+            _job("bad", sequences=(TrainingSequence((10**6, 1)),)),
             _job("save", save_to="/tmp/x"),
             _job("read", start_from="/tmp/x"),
         ]
@@ -379,7 +383,11 @@ def test_the_remote_inner_loop_gives_one_outcome_a_job_under_the_jobs_own_id(tin
 
 def test_an_oversized_job_fails_and_the_others_do_not(tiny: Any) -> None:
     with serving(tiny, limits=Limits(bytes=3_000)) as (address, _, _server):
-        jobs = [_job("small"), _job("big", rows=(TrainRow((1, 2)),) * 200), _job("small2", seed=1)]
+        jobs = [
+            _job("small"),
+            _job("big", sequences=(TrainingSequence((1, 2)),) * 200),
+            _job("small2", seed=1),
+        ]
         outcomes = {o.job_id: o for o in RemoteInnerLoop(Link(address, silence_s=5)).run(jobs)}
         assert outcomes["small"].error is None
         assert outcomes["small2"].error is None
@@ -444,7 +452,7 @@ def test_a_waiting_client_is_told_now_and_then(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("seal.serve.client._TELL_S", 0.0)
-    with serving(tiny, beat_s=0.02) as (address, inner, _), caplog.at_level("INFO", "seal.serve"):
+    with serving(tiny, heartbeat_s=0.02) as (address, inner, _), caplog.at_level("INFO", "seal.serve"):
         inner.gate.clear()
         asks = [Ask("a", TTTRequest.model_validate(REQUEST), 1)]
         answered: list[Answered] = []
@@ -465,11 +473,11 @@ def test_a_pass_waits_for_jobs_that_are_about_to_come() -> None:
     def coming() -> bool:
         asked.append(len(asked) < 2)
         if len(asked) == 2:
-            jobs.put(AdaptJob("second", (), LoRARecipe(), (), 0))
+            jobs.put(AdaptJob("second", (), TrainingConfig(), (), 0))
         return asked[-1]
 
     worker = Worker(jobs, inner, lambda job_id: True, lambda job_id: None, outcomes.put, coming)
-    jobs.put(AdaptJob("first", (), LoRARecipe(), (), 0))
+    jobs.put(AdaptJob("first", (), TrainingConfig(), (), 0))
     worker.start()
     assert [outcomes.get(timeout=20).job_id for _ in range(2)] == ["first", "second"]
     worker.stop()

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from seal.records import PolicyUpdate
+from seal.report import sinks
+from seal.report.history import read_history
+from seal.report.metrics import lines, run_metrics
+from seal.run.folder import Run
 from seal.settings import SEALConfig
-from seal.track import sinks
-from seal.track.history import read_history
-from seal.track.metrics import lines, run_metrics
-from seal.track.run import Run
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def in_a_process(run: Run, name: str, environment: dict[str, str]) -> subprocess
     """Trackers keep processes and threads of their own, so they run in one that ends."""
     program = (
         "import sys\n"
-        "from seal.track import sinks\n"
-        "from seal.track.run import Run\n"
+        "from seal.report import sinks\n"
+        "from seal.run.folder import Run\n"
         "with Run.open(sys.argv[1]) as run:\n"
         f"    config = run.config.model_copy(update={{'trackers': ({name!r},)}})\n"
         "    sink = sinks.open_sinks(config, run)\n"

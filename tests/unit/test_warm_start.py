@@ -13,7 +13,7 @@ from seal.errors import ModelError
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import load_model
 from seal.recipes.warm_start import RECIPE, WarmStart, warm_start_rows
-from seal.records import AdaptJob, LoRARecipe, Probe
+from seal.records import AdaptJob, EvalPrompt, TrainingConfig
 
 
 def test_every_task_gives_one_row_that_asks_for_one_pair_from_all_others(tiny: Callable[..., Any]) -> None:
@@ -40,11 +40,11 @@ def test_the_checkpoint_finds_its_rows_likelier(tmp_path: Path, capsys: pytest.C
     for name in ("tiny-random-llama", str(folder)):
         loaded = load_model(name, device="cpu")
         rows = list(warm_start_rows(WarmStart(tasks=6, seed=0), loaded.tokenizer))
-        probes = tuple(
-            Probe(str(i), row.ids[: row.loss[-1][0]], reference=row.ids[row.loss[-1][0] :])
+        eval_prompts = tuple(
+            EvalPrompt(str(i), row.ids[: row.loss[-1][0]], reference=row.ids[row.loss[-1][0] :])
             for i, row in enumerate(rows)
         )
-        (outcome,) = LocalInnerLoop(loaded, None).run([AdaptJob("j", (), LoRARecipe(), probes, 0)])
+        (outcome,) = LocalInnerLoop(loaded, None).run([AdaptJob("j", (), TrainingConfig(), eval_prompts, 0)])
         likelihoods.append(sum(a.log_likelihood or 0.0 for a in outcome.baseline))
     assert likelihoods[1] > 0.8 * likelihoods[0]  # less negative: nats, summed
     assert RECIPE.epochs == 1

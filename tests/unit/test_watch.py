@@ -11,8 +11,8 @@ from rich.console import Console
 
 from seal.cli import main
 from seal.errors import RunError
-from seal.track.history import read_history
-from seal.track.watch import running, screen, watch
+from seal.report.history import read_history
+from seal.report.watch import running, screen, watch
 
 
 class Terminal:

@@ -17,7 +17,7 @@ import numpy as np
 from seal.arc.grid import MAX_SIDE, Array, Grid, Pair, as_grid, grid_key
 from seal.arc.views import PredictionView, TrainView
 from seal.errors import DataError
-from seal.records import TrainRow
+from seal.records import TrainingSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,7 +146,7 @@ class Codec:
         ids += self._turn
         return ids, spans
 
-    def row(self, view: TrainView, loss: LossOn = "output") -> TrainRow:
+    def row(self, view: TrainView, loss: LossOn = "output") -> TrainingSequence:
         """A training task as one row; the answer is its last output and end mark.
 
         With "outputs" the demonstrations' outputs count too, all but the first (nothing precedes it that
@@ -158,7 +158,7 @@ class Codec:
         ids += self._end
         answer = (start, len(ids))
         chosen = {"all": (), "output": (answer,), "outputs": (*spans[1:], answer)}[loss]
-        return TrainRow(tuple(ids), chosen)
+        return TrainingSequence(tuple(ids), chosen)
 
     def length(self, view: TrainView) -> int:
         """Tokens of `row(view)`."""

@@ -24,6 +24,7 @@ from typing import cast
 from seal import __version__
 from seal.errors import SealError
 
+_ALIASES = {"judge-again": "regrade"}
 _FIRST = ("train", "resume", "report", "watch", "doctor", "init", "presets")  # the order of `--help`
 #: How long a thread of GNU OpenMP turns in place before it sleeps until its sisters have come. With the
 #: default, a neighbour that keeps one of two cores busy slows small operations thirtyfold; with this,
@@ -71,6 +72,7 @@ def _dispatch(arguments: list[str], prog: str) -> int:
         print(f"seal {__version__}")
         return 0
     verb, *rest = arguments
+    verb = _ALIASES.get(verb, verb)
     if verb not in verbs():
         near = difflib.get_close_matches(verb, verbs(), 1)
         hint = f"Did you mean `{prog} {near[0]}`?" if near else f"`{prog} --help` lists them"
@@ -139,7 +141,7 @@ def _explain(error: Exception, prog: str) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    from seal.track.log import redact
+    from seal.run.log import redact
 
     print(redact(f"error: {text}"), file=sys.stderr)
     return code

@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 
 from seal.cli import Interrupted
-from seal.track import log
-from seal.track.run import Run
-from seal.track.sinks import open_sinks
+from seal.report.sinks import open_sinks
+from seal.run import log
+from seal.run.folder import Run
 
 
 def carry_out(run: Run, log_level: str) -> None:

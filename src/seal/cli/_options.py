@@ -66,7 +66,7 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DeviceOptions:
     """Where a model runs, and in which type."""
 
     device: Annotated[str, Option(help="auto, cpu, mps, cuda or cuda:1.")] = "auto"
@@ -135,7 +135,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class SamplingOptions:
     """How self-edits are drawn."""
 
     temperature: Annotated[float, Option(min=0, help="Sampling temperature of the self-edits.")] = 1.0

@@ -79,8 +79,8 @@ def results(
     runs: Annotated[list[Path], Argument(help="Folders of few-shot runs, one a seed.")],
 ) -> None:
     """What each arm solved, synthetic and real tasks apart, and the recipes that the policy picks."""
-    from seal.track.few_shot import lines
-    from seal.track.history import read_history
+    from seal.report.few_shot import lines
+    from seal.report.history import read_history
 
     for line in lines([read_history(run) for run in runs]):
         print(line)

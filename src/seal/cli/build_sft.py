@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from seal.cli import _ttt
+from seal.cli import _backend
 
 
 def build_sft(
@@ -31,4 +31,4 @@ def build_sft(
     if built.no_better:
         print(f"{built.no_better} kept completions are not better than the baseline")
     print(built.path)
-    _ttt.say_next(f"seal train-sft {built.path} --model MODEL --output-dir FOLDER")
+    _backend.say_next(f"seal train-sft {built.path} --model MODEL --output-dir FOLDER")

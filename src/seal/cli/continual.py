@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from seal.cli import _options, _ttt
+from seal.cli import _backend, _options
 
 
 @_options.grouped
@@ -28,11 +28,11 @@ def continual(
     tolerance: Annotated[float, Option(help="Nats a token that earlier sequences may lose (gate).")] = 0.1,
     split_newlines: _options.Split = True,
     training: _options.Training,
-    draws: _options.Draws,
+    sampling: _options.SamplingOptions,
     heat_map: Annotated[Path | None, Option(help="Picture of the matrices; default: beside --out.")] = None,
     seed: _options.Seed = 0,
     grading: _options.Grading,
-    place: _options.Place,
+    device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Write the (K+1) x K accuracy matrices in SEAL's own format, a table and a heat map."""
@@ -48,22 +48,22 @@ def continual(
         sequences=sequences,
         methods=tuple(name.strip() for name in methods.split(",")),
         split_newlines=split_newlines,
-        recipe=training.request(),
-        sampling=draws.sampling(),
+        training=training.request(),
+        sampling=sampling.sampling(),
         replay=replay,
         tolerance=tolerance,
         seed=seed,
     )
     domain = KnowledgeIncorporation(prompt)
-    with _ttt.interruptible(log_level, "the same command goes on"):
+    with _backend.interruptible(log_level, "the same command goes on"):
         judge = grading.make()
-        loaded = place.load(model)
-        tools = recipe.Tools(
-            inner_of=lambda edited: _ttt.engine(edited, judge),
+        loaded = device_options.load(model)
+        factories = recipe.Factories(
+            inner_of=lambda edited: _backend.engine(edited, judge),
             generator_of=LocalGenerator,
             prompt_of=lambda task: domain.prompt_for(task, loaded.tokenizer),
         )
-        result = recipe.continual(settings, loaded, tools)
+        result = recipe.continual(settings, loaded, factories)
     print(report.table(result))
     print(report.heat_map(result, heat_map or out.with_suffix(".png")))
     print(out)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from seal.cli import _options, _ttt
+from seal.cli import _backend, _options
 from seal.errors import ConfigError
 
 _TRAINING = _options.Training(epochs=None, lr=None, batch_size=4, grad_accum=2)
@@ -19,7 +19,7 @@ def cpt(
     *,
     data: _options.Data,
     out: _options.Out,
-    where: _ttt.Where,
+    backend: _backend.Backend,
     full: Annotated[
         bool, Option("--full", help="Train all weights, not a LoRA adapter (--local only).")
     ] = False,
@@ -30,15 +30,15 @@ def cpt(
     training: _options.Training = _TRAINING,
     seed: _options.Seed = 0,
     grading: _options.Grading,
-    place: _options.Place,
+    device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Write a result file in SEAL's own format. `--k 0` trains on the passages alone.
 
     Without --epochs and --lr: 3 epochs at 1e-3; with --full 1 epoch at 7e-5.
     """
-    where.check()
-    if full and where.local is None:
+    backend.check()
+    if full and backend.local is None:
         raise ConfigError("--full trains in this process", "give --local MODEL, not --server")
     if full != (save is not None):
         raise ConfigError("--full and --save belong together", "give both or neither")
@@ -57,25 +57,25 @@ def cpt(
         n=n,
         k=k,
         split_newlines=split_newlines,
-        recipe=training.request(),
+        training=training.request(),
         seed=seed,
     )
     read_articles(data, n, k or None)  # what is wrong with the data is said before a server is waited for
-    with _ttt.interruptible(log_level, "the same command goes on"):
+    with _backend.interruptible(log_level, "the same command goes on"):
         result: dict[str, Any]
         if save is None:
-            result = recipe.cpt(settings, where.ttt(place, grading))
+            result = recipe.cpt(settings, backend.ttt(device_options, grading))
         else:
             judge = grading.make()
             result = recipe.cpt_full(
                 settings,
-                place.load(where.local or ""),
-                lambda tuned: _ttt.engine(tuned, judge),
+                device_options.load(backend.local or ""),
+                lambda tuned: _backend.engine(tuned, judge),
                 save,
-                lambda folder: place.load(str(folder)),
+                lambda folder: device_options.load(str(folder)),
             )
     overall, bounds = result["overall"], result["intervals"]
-    print(f"baseline {_ttt.percent(overall['baseline_accuracy'], bounds['baseline_accuracy'])}")
-    print(f"adapted  {_ttt.percent(overall['adapter_accuracy'], bounds['adapter_accuracy'])}")
-    print(f"gain     {_ttt.percent(overall['gain'], bounds['gain'])}")
+    print(f"baseline {_backend.percent(overall['baseline_accuracy'], bounds['baseline_accuracy'])}")
+    print(f"adapted  {_backend.percent(overall['adapter_accuracy'], bounds['adapter_accuracy'])}")
+    print(f"gain     {_backend.percent(overall['gain'], bounds['gain'])}")
     print(out)

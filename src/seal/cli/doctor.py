@@ -18,7 +18,7 @@ from seal.errors import SealError
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One line of the doctor's report."""
 
     what: str
@@ -36,7 +36,7 @@ class Finding:
 def doctor() -> None:
     """Check the installation. Exit code 0: all that is needed is there; 1: something is missing."""
     missing = 0
-    for finding in findings():
+    for finding in checks():
         print(finding, flush=True)
         missing += bool(finding.fix and finding.needed)
     if missing:
@@ -45,30 +45,30 @@ def doctor() -> None:
     print("\nall that is needed is here; try: seal train --preset demo")
 
 
-def findings() -> Iterator[Finding]:
+def checks() -> Iterator[Check]:
     """Everything the doctor looks at."""
     from seal import __version__
-    from seal.track.environment import git_revision
+    from seal.run.environment import git_revision
 
-    yield Finding("seal", f"{__version__} in {Path(__file__).parents[1]}")
-    yield Finding("python", f"{platform.python_version()} at {sys.executable}")
+    yield Check("seal", f"{__version__} in {Path(__file__).parents[1]}")
+    yield Check("python", f"{platform.python_version()} at {sys.executable}")
     yield from _packages()
     yield from _devices()
     yield from _models()
     yield from _data()
     git = shutil.which("git")
     revision = git_revision() or "not run from a checkout"
-    yield Finding("git", revision if git else "not installed", "" if git else "install git", needed=False)
+    yield Check("git", revision if git else "not installed", "" if git else "install git", needed=False)
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     fix = "" if free > 5 else "free some space: a checkpoint of a 7B model takes 15 GB"
-    yield Finding("disk", f"{free:.0f} GB free here", fix, needed=False)
+    yield Check("disk", f"{free:.0f} GB free here", fix, needed=False)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Check]:
     try:
         requirements = metadata.requires("seal") or []
     except metadata.PackageNotFoundError:
-        yield Finding("package", "seal is not installed", "pip install -e .")
+        yield Check("package", "seal is not installed", "pip install -e .")
         return
     for requirement in requirements:
         name = re.split(r"[\s<>=!~;\[]", requirement, maxsplit=1)[0]
@@ -77,12 +77,12 @@ def _packages() -> Iterator[Finding]:
             continue
         fix = f"pip install 'seal[{extra[1]}]'" if extra else "pip install -r requirements.txt"
         try:
-            yield Finding(name, metadata.version(name))
+            yield Check(name, metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(name, "not installed", fix, needed=not extra)
+            yield Check(name, "not installed", fix, needed=not extra)
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Check]:
     try:
         import torch
     except ImportError:
@@ -91,12 +91,12 @@ def _devices() -> Iterator[Finding]:
 
     place = pick_device("auto")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Finding("device", f"{place} in {str(pick_dtype('auto', place)).removeprefix('torch.')}")
-    yield Finding("accelerators", ", ".join(names) or "none: the CPU does the work")
-    yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
+    yield Check("device", f"{place} in {str(pick_dtype('auto', place)).removeprefix('torch.')}")
+    yield Check("accelerators", ", ".join(names) or "none: the CPU does the work")
+    yield Check("threads", f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
 
 
-def _models() -> Iterator[Finding]:
+def _models() -> Iterator[Check]:
     from huggingface_hub import constants
 
     from seal.models import gguf
@@ -105,21 +105,21 @@ def _models() -> Iterator[Finding]:
     for name in gguf.WHEELS:
         try:
             file = gguf.wheel_file(name)
-            yield Finding(name, f"{file.stat().st_size / 1e6:.0f} MB, built in")
+            yield Check(name, f"{file.stat().st_size / 1e6:.0f} MB, built in")
         except SealError as error:
-            yield Finding(name, error.message, error.fix.removeprefix("run: "))
+            yield Check(name, error.message, error.fix.removeprefix("run: "))
     hub = Path(constants.HF_HUB_CACHE)
     found = sorted(path.name[8:].replace("--", "/") for path in hub.glob("models--*"))
-    yield Finding("Hugging Face models", ", ".join(found) or f"none in {hub}")
+    yield Check("Hugging Face models", ", ".join(found) or f"none in {hub}")
     default = SEALConfig.model_fields["model_name"].default
     if default not in found:
-        yield Finding("default model", f"{default} is not here", f"hf download {default}", needed=False)
+        yield Check("default model", f"{default} is not here", f"hf download {default}", needed=False)
 
 
-def _data() -> Iterator[Finding]:
+def _data() -> Iterator[Check]:
     from importlib import resources
 
     corpus = resources.files("seal") / "data" / "builtin"
     names = sorted(item.name for item in corpus.iterdir() if item.name.endswith((".json", ".jsonl")))
     fix = "" if names else "pip install -e ."
-    yield Finding("built-in corpus", ", ".join(names) or f"no file in {corpus}", fix)
+    yield Check("built-in corpus", ", ".join(names) or f"no file in {corpus}", fix)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from seal.cli import _options, _ttt
+from seal.cli import _backend, _options
 from seal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def make_data(
     start: Annotated[int, Option(min=0, help="First passage of the official shuffle (seed 42).")] = 0,
     n: Annotated[int | None, Option(min=1, help="Passages; default: all.")] = None,
     k: Annotated[int, Option(min=1, help="Completions a passage.")] = 5,
-    draws: _options.Draws,
+    options: _options.SamplingOptions,
     seed: _options.Seed = 0,
     batch: Annotated[int, Option(min=1, help="Completions asked for at once.")] = 32,
-    place: _options.Place,
+    device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Write the data set in SEAL's own format. The same command goes on where it was interrupted."""
@@ -52,11 +52,10 @@ def make_data(
     from seal.recipes.make_data import DataSettings
     from seal.recipes.make_data import make_data as run
 
-    sampling = draws.sampling()
-    with _ttt.interruptible(log_level, "the same command goes on"):
+    with _backend.interruptible(log_level, "the same command goes on"):
         generator: Generator
         if model is not None:
-            generator, prompt_of = _local(model, prompt, place)
+            generator, prompt_of = _local(model, prompt, device_options)
         else:
             generator, prompt_of = _remote(
                 base_url or "", server_model, api, api_key_env, concurrency, prompt
@@ -68,20 +67,22 @@ def make_data(
             start=start,
             n=n,
             k=k,
-            sampling=sampling,
+            sampling=options.sampling(),
             seed=seed,
             batch=batch,
         )
         print(run(settings, generator, prompt_of))
-    _ttt.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")
+    _backend.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")
 
 
-def _local(model: str, prompt: str, place: _options.Place) -> tuple[Generator, Callable[[Task], str]]:
+def _local(
+    model: str, prompt: str, device_options: _options.DeviceOptions
+) -> tuple[Generator, Callable[[Task], str]]:
     from seal.domains.knowledge import KnowledgeIncorporation
     from seal.inner.loop import LocalGenerator
 
     domain = KnowledgeIncorporation(prompt)
-    loaded = place.load(model)
+    loaded = device_options.load(model)
     return LocalGenerator(loaded), lambda task: domain.prompt_for(task, loaded.tokenizer)
 
 

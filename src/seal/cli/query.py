@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from seal.cli import _options, _ttt
+from seal.cli import _backend, _options
 from seal.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def query(
     *,
     data: _options.Data,
     out: _options.Out,
-    where: _ttt.Where,
+    backend: _backend.Backend,
     n: _options.Articles = None,
     k: _options.Completions = None,
     repeats: Annotated[int, Option("--eval-times", min=1, help="Adapters trained a completion.")] = 3,
@@ -25,11 +25,11 @@ def query(
     seed: _options.Seed = 0,
     shutdown_server: Annotated[bool, Option("--shutdown-server", help="End the server when done.")] = False,
     grading: _options.Grading,
-    place: _options.Place,
+    device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Write run_<name>.json in SEAL's own format. With a server, the server grades."""
-    where.check()
+    backend.check()
     if k == 0:
         raise ConfigError("--k is 0", "measure at least 1 completion")
     from seal.recipes.articles import read_articles
@@ -43,18 +43,18 @@ def query(
         k=k,
         repeats=repeats,
         split_newlines=split_newlines,
-        recipe=training.request(),
+        training=training.request(),
         exp_name=exp_name,
         seed=seed,
     )
     read_articles(data, n, k)  # what is wrong with the data is said before a server is waited for
-    with _ttt.interruptible(log_level, "the same command goes on"):
-        result = run(settings, where.ttt(place, grading))
-        if shutdown_server and where.server is not None:
-            where.shut_down()
+    with _backend.interruptible(log_level, "the same command goes on"):
+        result = run(settings, backend.ttt(device_options, grading))
+        if shutdown_server and backend.server is not None:
+            backend.shut_down()
     overall, bounds = result.overall, (result.model_extra or {})["intervals"]
-    print(f"baseline {_ttt.percent(overall.baseline_mean_accuracy, bounds['baseline_mean_accuracy'])}")
-    print(f"adapted  {_ttt.percent(overall.adapter_mean_accuracy, bounds['adapter_mean_accuracy'])}")
-    print(f"gain     {_ttt.percent(overall.mean_gain, bounds['mean_gain'])}")
+    print(f"baseline {_backend.percent(overall.baseline_mean_accuracy, bounds['baseline_mean_accuracy'])}")
+    print(f"adapted  {_backend.percent(overall.adapter_mean_accuracy, bounds['adapter_mean_accuracy'])}")
+    print(f"gain     {_backend.percent(overall.mean_gain, bounds['mean_gain'])}")
     print(out)
-    _ttt.say_next(f"seal build-sft {out}")
+    _backend.say_next(f"seal build-sft {out}")

@@ -20,7 +20,7 @@ def report(
     tasks: Annotated[int, Option(help="Tasks shown with their self-edits; 0 leaves them out.", min=0)] = 200,
 ) -> None:
     """Make a self-contained HTML report."""
-    from seal.track import report as pages
+    from seal.report import page as pages
 
     single = len(runs) == 1
     most = tasks if single and not markdown else 0
@@ -31,8 +31,8 @@ def report(
         target = out or (runs[0] / "report.html" if single else Path("comparison.html"))
         print(pages.write_html(views, target))
     if png is not None:
-        from seal.track.gallery import comparison_charts
-        from seal.track.plots import save_pngs
+        from seal.report.gallery import comparison_charts
+        from seal.report.plots import save_pngs
 
         several = comparison_charts([v.history for v in views], [v.metrics for v in views])
         for path in save_pngs(views[0].pictures if single else several, png):

@@ -15,7 +15,7 @@ def resume(
     """Go on with an interrupted run, and end with the numbers it would have had uninterrupted."""
     from seal.cli._carry_out import carry_out
     from seal.config import load_config
-    from seal.track.run import Run
+    from seal.run.folder import Run
 
     level = load_config(overrides={"log_level": log_level}).log_level if log_level else None
     with Run.open(run) as opened:

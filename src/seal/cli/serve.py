@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from seal.cli import _options, _ttt
+from seal.cli import _backend, _options
 from seal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,10 +57,11 @@ def serve(
     max_epochs: Annotated[int, Option(min=0, help="Epochs of a request.")] = 100,
     grading: _options.Grading,
     seed: _options.Seed = 0,
-    place: _options.Place,
+    device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Serve until a client's shutdown, Ctrl-C, SIGTERM or SIGUSR1; running jobs are finished first."""
+    from seal.run import log
     from seal.serve.messages import Limits
     from seal.serve.requests import Requests
     from seal.serve.security import make_keys as write_keys
@@ -68,7 +69,6 @@ def serve(
     from seal.serve.server import TTTServer
     from seal.serve.settings import ServerSettings
     from seal.serve.store import Store
-    from seal.track import log
 
     if make_keys is not None:
         print(write_keys(make_keys.parent, make_keys.name))
@@ -98,7 +98,7 @@ def serve(
     )
     settings.check()
     judge = grading.make()
-    loaded = place.load(model)
+    loaded = device_options.load(model)
     inner, helpers = _engines(loaded, judge, slots, workers)
     replies = Store(store or "", loaded.version)
     server = TTTServer(inner, Requests(loaded), settings, replies, model, helpers)
@@ -125,7 +125,7 @@ def _engines(
     share = -(-(slots or default_slots(loaded.model.device)) // n)
     threads = max(1, torch.get_num_threads() // n)
     torch.set_num_threads(threads)
-    engines = [_ttt.engine(loaded, grader, share) for _ in range(n)]
+    engines = [_backend.engine(loaded, grader, share) for _ in range(n)]
     return engines[0], [HelperLoop(engine, i, threads) for i, engine in enumerate(engines[1:], 1)]
 
 

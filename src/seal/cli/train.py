@@ -46,7 +46,7 @@ def train(
         return
 
     from seal.cli._carry_out import carry_out
-    from seal.track.run import Run, next_free
+    from seal.run.folder import Run, next_free
 
     folder = Path(settings.output_dir)
     if output_dir is None:

@@ -16,6 +16,6 @@ def watch(
     """Show rounds, held-out arms and warnings until the run is finished."""
     from rich.console import Console
 
-    from seal.track.watch import watch as show
+    from seal.report.watch import watch as show
 
     show(run, Console(highlight=False), every, once)

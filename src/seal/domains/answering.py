@@ -1,57 +1,59 @@
-"""One probe, one model, one answer: the plain transformers path that the batched engine must agree with."""
+"""One prompt, one model, one answer: the plain transformers path that the batched engine must agree with."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from seal.records import Answer, Probe
+from seal.records import Answer, EvalPrompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def answer_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Probe) -> Answer:
-    """`model`'s answer to `probe`, and the summed log-likelihood of its reference, in nats.
+def answer_prompt(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eval_prompt: EvalPrompt
+) -> Answer:
+    """`model`'s answer to `eval_prompt`, and the summed log-likelihood of its reference, in nats.
 
-    The answer is greedy or sampled as the probe says, cut at the first stop string.
+    The answer is greedy or sampled as the evaluation prompt says, cut at the first stop string.
     """
     import torch
 
-    prompt = torch.tensor([probe.ids], device=model.device)  # (1, T)
+    prompt = torch.tensor([eval_prompt.ids], device=model.device)  # (1, T)
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             out = prompt
-            if probe.sampling.max_new_tokens:
+            if eval_prompt.sampling.max_new_tokens:
                 out = model.generate(
                     prompt,
                     attention_mask=torch.ones_like(prompt),
-                    max_new_tokens=probe.sampling.max_new_tokens,
+                    max_new_tokens=eval_prompt.sampling.max_new_tokens,
                     pad_token_id=_pad_id(model, tokenizer),
-                    **_how(probe),
+                    **_how(eval_prompt),
                 )
-            likelihood = _log_likelihood(model, probe) if probe.reference else None
+            likelihood = _log_likelihood(model, eval_prompt) if eval_prompt.reference else None
     finally:
         model.train(training)
     new = out[0, prompt.shape[1] :]
     text = tokenizer.decode(new, skip_special_tokens=True)
-    cuts = [text.find(s) for s in probe.sampling.stop if s in text]
-    ended = bool(cuts) or len(new) < probe.sampling.max_new_tokens
+    cuts = [text.find(s) for s in eval_prompt.sampling.stop if s in text]
+    ended = bool(cuts) or len(new) < eval_prompt.sampling.max_new_tokens
     return Answer(
-        probe_id=probe.id,
+        prompt_id=eval_prompt.id,
         text=text[: min(cuts)] if cuts else text,
         n_tokens=len(new),
         finish="stop" if ended else "length",
         log_likelihood=likelihood,
-        reference_tokens=len(probe.reference),
+        reference_tokens=len(eval_prompt.reference),
     )
 
 
-def _how(probe: Probe) -> dict[str, float | bool | None]:
-    if probe.sampling.temperature == 0:
+def _how(eval_prompt: EvalPrompt) -> dict[str, float | bool | None]:
+    if eval_prompt.sampling.temperature == 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    drawn = probe.sampling
+    drawn = eval_prompt.sampling
     return {"do_sample": True, "temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": 0}
 
 
@@ -62,10 +64,10 @@ def _pad_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
-def _log_likelihood(model: PreTrainedModel, probe: Probe) -> float:
+def _log_likelihood(model: PreTrainedModel, eval_prompt: EvalPrompt) -> float:
     import torch
 
-    ids = torch.tensor([[*probe.ids, *probe.reference]], device=model.device)
-    logits = model(ids).logits[0, len(probe.ids) - 1 : -1].float()  # (R, V): predicts the reference
-    target = ids[0, len(probe.ids) :, None]
+    ids = torch.tensor([[*eval_prompt.ids, *eval_prompt.reference]], device=model.device)
+    logits = model(ids).logits[0, len(eval_prompt.ids) - 1 : -1].float()  # (R, V): predicts the reference
+    target = ids[0, len(eval_prompt.ids) :, None]
     return float(logits.log_softmax(-1).gather(1, target).sum())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seal.errors import DataError
-from seal.records import Answer, LoRARecipe, Performance, Probe, Task, TrainRow
+from seal.records import Answer, EvalPrompt, Performance, Task, TrainingConfig, TrainingSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,15 +20,18 @@ class InvalidEdit(DataError):
 class BaseDomain(ABC):
     """A domain needs the three abstract methods. It is then measured one adapter at a time.
 
-    A domain that also overrides `probes` and `score` (and, where a completion is not plain text to train
-    on, `training_rows` and `recipe`) is batched: many adapters train and answer in the same pass.
+    A domain that also overrides `eval_prompts` and `score` (and, where a completion is not plain text to
+    train on, `training_sequences` and `training_config`) is batched: many adapters train and answer in the
+    same pass.
     """
 
     #: How held-out tasks are asked, in words.
     asked: ClassVar[str] = "no context"
-    #: (task, answers to its probes, tokenizer) -> probes that the same adapter is asked next; `score` gets
-    #: their answers behind the others'. None: the probes are all there is to ask.
-    follow_up: Callable[[Task, Sequence[Answer], PreTrainedTokenizerBase], tuple[Probe, ...]] | None = None
+    #: (task, answers, tokenizer) -> prompts that the same adapter is asked next; `score` gets their answers
+    #: behind the others'. None: `eval_prompts` are all there is to ask.
+    follow_up: Callable[[Task, Sequence[Answer], PreTrainedTokenizerBase], tuple[EvalPrompt, ...]] | None = (
+        None
+    )
 
     @abstractmethod
     def create_self_edit_prompt(self, context: Any) -> str:
@@ -45,36 +48,39 @@ class BaseDomain(ABC):
     @property
     def batched(self) -> bool:
         """Whether the domain lets the engine measure many adapters at once."""
-        return type(self).probes is not BaseDomain.probes and type(self).score is not BaseDomain.score
+        return (
+            type(self).eval_prompts is not BaseDomain.eval_prompts
+            and type(self).score is not BaseDomain.score
+        )
 
-    def training_rows(
+    def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
-    ) -> tuple[TrainRow, ...]:
+    ) -> tuple[TrainingSequence, ...]:
         """Token rows to train on. Default: every non-empty line of the completion is one row.
 
         Raises:
             InvalidEdit: the completion holds nothing to train on.
         """
         lines = [line.strip() for line in completion.splitlines() if line.strip()]
-        rows = [TrainRow(tuple(tokenizer(line)["input_ids"])) for line in lines]
+        rows = [TrainingSequence(tuple(tokenizer(line)["input_ids"])) for line in lines]
         rows = [row for row in rows if row.labelled()]
         if not rows:
             raise InvalidEdit("the self-edit holds no text to train on")
         return tuple(rows)
 
-    def recipe(self, completion: str, base: LoRARecipe) -> LoRARecipe:
+    def training_config(self, completion: str, base: TrainingConfig) -> TrainingConfig:
         """The training recipe; a domain whose self-edits choose it overrides this."""
         return base
 
-    def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+    def eval_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[EvalPrompt, ...]:
         """Prompts that measure `task`, without its context. None: the domain is not batched."""
         return ()
 
     def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
-        """The performance that `answers` (one for every probe, in order) amount to."""
-        raise DataError(f"{type(self).__name__} has probes but no score method")
+        """The performance that `answers` (one for every evaluation prompt, in order) amount to."""
+        raise DataError(f"{type(self).__name__} has evaluation prompts but no score method")
 
-    def context_probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+    def context_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[EvalPrompt, ...]:
         """The same prompts with the context in them, as an upper reference; a domain may have none."""
         return ()
 

@@ -36,7 +36,7 @@ from seal.arc.views import CAP, PredictionView, prediction_views, training_views
 from seal.arc.vote import Attempts, Vote, attempts, best_of_experts, candidates, official_attempts
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError
-from seal.records import Answer, LoRARecipe, Performance, Probe, Sampling, Task, TrainRow
+from seal.records import Answer, EvalPrompt, Performance, Sampling, Task, TrainingConfig, TrainingSequence
 from seal.seeds import derive
 from seal.self_edit import chat_prompt
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from seal.inner.protocol import Generator
 
 #: The paper's inner loop on ARC (appendix A.2); learning rate and epochs come from the self-edit.
-PAPER_LORA = LoRARecipe(
+PAPER_LORA = TrainingConfig(
     rank=128,
     alpha=16.0,
     targets=("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"),
@@ -187,7 +187,7 @@ class FewShotLearning(BaseDomain):
         templated = bool(getattr(tokenizer, "chat_template", None)) and self.chat is not False
         return chat_prompt(tokenizer, text) if templated else text
 
-    def writer(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
+    def sampler(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
         """The generator that self-edits are drawn from: constrained where `generator` can score texts."""
         scorer = getattr(generator, "scorer", None)
         return RecipeWriter(scorer, tokenizer, self.space) if self.constrained and scorer else generator
@@ -210,9 +210,9 @@ class FewShotLearning(BaseDomain):
                 prompts[task.id] = self.prompt_for(task, tokenizer)
         return write_recipes([prompts[t.id] for t in tasks], seeds, score, self.space, temperature)
 
-    def training_rows(
+    def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
-    ) -> tuple[TrainRow, ...]:
+    ) -> tuple[TrainingSequence, ...]:
         """Leave-out tasks of the demonstrations under the recipe's augmentations, as token rows.
 
         Raises:
@@ -244,7 +244,7 @@ class FewShotLearning(BaseDomain):
             loss = "outputs"
         return tuple(codec.row(view, loss) for view in views)
 
-    def recipe(self, completion: str, base: LoRARecipe) -> LoRARecipe:
+    def training_config(self, completion: str, base: TrainingConfig) -> TrainingConfig:
         """`base` with the learning rate and epochs of the self-edit. Raises `InvalidEdit`."""
         chosen = _parsed(completion)
         return replace(base, learning_rate=chosen.learning_rate, epochs=chosen.epochs)
@@ -267,17 +267,17 @@ class FewShotLearning(BaseDomain):
             edits["oracle"] = _with(plain, on & {*self.space.groups, *(["colour"] * self.space.colour)})
         return edits | {name: _with(plain, groups) for name, groups in self.fixed.items()}
 
-    def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+    def eval_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[EvalPrompt, ...]:
         """The views of every test input, greedy; the plain view's reference is the solution, if known."""
         codec = self.codec(tokenizer)
-        probes = []
+        eval_prompts = []
         for test, (views, (_, gold)) in enumerate(zip(self._views(task), task.target, strict=True)):
             for number, view in enumerate(views):
                 reference = codec.answer(to_array(gold)) if gold is not None and number == 0 else ()
                 sampling = Sampling(temperature=0.0, max_new_tokens=codec.budget(view), stop=(END,))
                 name = f"{task.id}.t{test}v{number}"
-                probes.append(Probe(name, codec.prompt(view), sampling, reference))
-        return tuple(probes)
+                eval_prompts.append(EvalPrompt(name, codec.prompt(view), sampling, reference))
+        return tuple(eval_prompts)
 
     def _views(self, task: Task) -> list[list[PredictionView]]:
         """The views of each test input, in order; made of the demonstrations and that input alone."""
@@ -291,17 +291,17 @@ class FewShotLearning(BaseDomain):
 
     def _candidate_probes(
         self, task: Task, answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase
-    ) -> tuple[Probe, ...]:
+    ) -> tuple[EvalPrompt, ...]:
         """How likely is each candidate through each view? Candidates of a test in turn, views within."""
         codec, nothing = self.codec(tokenizer), Sampling(temperature=0.0, max_new_tokens=0)
-        probes = []
+        eval_prompts = []
         for test, (views, votes) in enumerate(self._votes(task, answers)):
             for c, grid in enumerate(candidates(votes)[: self.candidates]):
                 for v, view in enumerate(views):
                     seen = named(named(view.inverse).inverse).apply(to_array(grid))
                     name = f"{task.id}.t{test}c{c}v{v}"
-                    probes.append(Probe(name, codec.prompt(view), nothing, codec.answer(seen)))
-        return tuple(probes)
+                    eval_prompts.append(EvalPrompt(name, codec.prompt(view), nothing, codec.answer(seen)))
+        return tuple(eval_prompts)
 
     def _votes(self, task: Task, answers: Sequence[Answer]) -> list[tuple[list[PredictionView], list[Vote]]]:
         """The views of each test, and the grids that they gave, brought back."""
@@ -318,12 +318,12 @@ class FewShotLearning(BaseDomain):
         each), "grid_accuracy", "cell_accuracy", "agreement" and "valid" (means over tests).
 
         Raises:
-            DataError: not one answer for every probe.
+            DataError: not one answer for every evaluation prompt.
         """
         views = self._views(task)
         asked = sum(map(len, views))
         if len(answers) < asked:
-            raise DataError(f"task {task.id}: {len(answers)} answers to {asked} probes")
+            raise DataError(f"task {task.id}: {len(answers)} answers to {asked} evaluation prompts")
         more = iter(answers[asked:])
         details: list[Detail] = []
         gold_likelihoods: list[float] = []
@@ -354,21 +354,21 @@ class FewShotLearning(BaseDomain):
     def _attempts(
         self, views: Sequence[PredictionView], votes: Sequence[Vote], more: Iterator[Answer]
     ) -> Attempts | None:
-        """Two attempts at a test; `more` are the answers to its candidates' probes, if those were asked."""
+        """Two attempts at a test; `more` are the answers about its candidates, if those were asked for."""
         if self.vote != "experts":
             return (official_attempts if self.vote == "official" else attempts)(votes)
         chosen = candidates(votes)[: self.candidates]
         return best_of_experts({grid: [next(more).log_likelihood or 0.0 for _ in views] for grid in chosen})
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Performance:
-        """The performance of `model` on `task`, one view at a time, by the same probes as in a batch."""
+        """The performance of `model` on `task`, one view at a time, by the same prompts as in a batch."""
         if not isinstance(task, Task):
             raise DataError(f"evaluate was given {type(task).__name__}", "give a seal.records.Task")
-        from seal.domains.answering import answer_probe
+        from seal.domains.answering import answer_prompt
 
-        answers = [answer_probe(model, tokenizer, p) for p in self.probes(task, tokenizer)]
+        answers = [answer_prompt(model, tokenizer, p) for p in self.eval_prompts(task, tokenizer)]
         if self.follow_up is not None:
-            answers += [answer_probe(model, tokenizer, p) for p in self.follow_up(task, answers, tokenizer)]
+            answers += [answer_prompt(model, tokenizer, p) for p in self.follow_up(task, answers, tokenizer)]
         return self.score(task, answers)
 
     def compute_reward(self, performance: Any, task: Any) -> float:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError, GradingError
 from seal.grading import Grader, LexicalGrader
-from seal.records import Answer, Performance, Probe, Question, Sampling, Task, TrainRow, Verdict
-from seal.self_edit import chat_prompt, resolve_template, training_sequences
+from seal.records import Answer, EvalPrompt, Performance, Question, Sampling, Task, TrainingSequence, Verdict
+from seal.self_edit import chat_prompt, resolve_template, sequence_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -98,18 +98,18 @@ class KnowledgeIncorporation(BaseDomain):
             raise ConfigError("chat is true, but the model has no chat template", "set chat to auto or false")
         return has_template if self.chat == "auto" else bool(self.chat)
 
-    def training_rows(
+    def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
-    ) -> tuple[TrainRow, ...]:
+    ) -> tuple[TrainingSequence, ...]:
         """Rows of the self-edit's sequences, the passage last.
 
         Raises:
             InvalidEdit: there is nothing to train on, or a row is longer than `max_length`.
         """
-        texts = training_sequences(
+        texts = sequence_texts(
             completion, task.title, _passage(task.context), self.split_newlines, self.include_passage
         )
-        rows = [rows_from_text(tokenizer, text, append_eos=self.append_eos) for text in texts]
+        rows = [sequence_from_text(tokenizer, text, append_eos=self.append_eos) for text in texts]
         rows = [self._fitted(row, task, tokenizer) for row in rows if row.labelled()]
         if not rows:
             raise InvalidEdit(f"task {task.id!r}: the self-edit holds no text to train on")
@@ -121,44 +121,48 @@ class KnowledgeIncorporation(BaseDomain):
         """
         if not self.include_passage:
             return
-        longest = max(len(row.ids) for row in self.training_rows(task, "", tokenizer))
+        longest = max(len(row.ids) for row in self.training_sequences(task, "", tokenizer))
         if window is not None and longest > window:
             raise DataError(
                 f"task {task.id!r}: the passage has {longest} tokens, and the model's window is {window}",
                 "split the passage, or lower max_length and set data_config.options.too_long to truncate",
             )
 
-    def _fitted(self, row: TrainRow, task: Task, tokenizer: PreTrainedTokenizerBase) -> TrainRow:
+    def _fitted(
+        self, row: TrainingSequence, task: Task, tokenizer: PreTrainedTokenizerBase
+    ) -> TrainingSequence:
         limit = min(self.max_length, getattr(tokenizer, "model_max_length", None) or self.max_length)
         if len(row.ids) <= limit:
             return row
         if self.too_long == "truncate":
-            return TrainRow(row.ids[:limit])
+            return TrainingSequence(row.ids[:limit])
         raise InvalidEdit(
             f"task {task.id!r}: a training row has {len(row.ids)} tokens, more than {limit}",
             "split the passage, or set data_config.options.too_long to truncate",
         )
 
-    def probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
-        """One greedy probe a question, without the passage; the reference is the gold answer's tokens."""
-        return self._probes(task, tokenizer, "")
+    def eval_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[EvalPrompt, ...]:
+        """One greedy prompt a question, without the passage; the reference is the gold answer's tokens."""
+        return self._eval_prompts(task, tokenizer, "")
 
-    def context_probes(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[Probe, ...]:
+    def context_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[EvalPrompt, ...]:
         """The same questions under the passage."""
-        return self._probes(task, tokenizer, f"{_passage(task.context)}\n\n")
+        return self._eval_prompts(task, tokenizer, f"{_passage(task.context)}\n\n")
 
-    def _probes(self, task: Task, tokenizer: PreTrainedTokenizerBase, above: str) -> tuple[Probe, ...]:
+    def _eval_prompts(
+        self, task: Task, tokenizer: PreTrainedTokenizerBase, above: str
+    ) -> tuple[EvalPrompt, ...]:
         chat = self.uses_chat(tokenizer)
         stop = () if chat else ("\n",)
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens, stop=stop)
-        probes = []
+        eval_prompts = []
         for number, question in enumerate(_questions(task)):
             prompt = above + self.question_prompt(question, task.title, chat)
             text = chat_prompt(tokenizer, prompt) if chat else prompt
             gold = question.answer if chat else f" {question.answer}"
             ids, reference = _prompt_and_reference(tokenizer, text, gold, special=not chat)
-            probes.append(Probe(f"{task.id}.q{number}", ids, sampling, reference, question))
-        return tuple(probes)
+            eval_prompts.append(EvalPrompt(f"{task.id}.q{number}", ids, sampling, reference, question))
+        return tuple(eval_prompts)
 
     def reference_edits(self, task: Task) -> dict[str, str]:
         """`passage`: train on the passage alone."""
@@ -184,7 +188,7 @@ class KnowledgeIncorporation(BaseDomain):
         for answer in answers:
             if answer.verdict not in (Verdict.CORRECT, Verdict.WRONG):
                 why = answer.note or "it was not graded"
-                raise GradingError(f"no verdict for {answer.probe_id}: {why}", "check the grader and resume")
+                raise GradingError(f"no verdict for {answer.prompt_id}: {why}", "check the grader and resume")
         correct = tuple(answer.verdict is Verdict.CORRECT for answer in answers)
         gold = [
             a.log_likelihood / a.reference_tokens
@@ -199,13 +203,13 @@ class KnowledgeIncorporation(BaseDomain):
         )
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Performance:
-        """The performance of `model` on `task`, one question at a time, by the same probes as in a batch."""
+        """The performance of `model` on `task`, one question at a time, by the same prompts as in a batch."""
         if not isinstance(task, Task):
             raise DataError(f"evaluate was given {type(task).__name__}", "give a seal.records.Task")
-        from seal.domains.answering import answer_probe
+        from seal.domains.answering import answer_prompt
 
-        probes = self.probes(task, tokenizer)
-        answers = [answer_probe(model, tokenizer, probe) for probe in probes]
+        eval_prompts = self.eval_prompts(task, tokenizer)
+        answers = [answer_prompt(model, tokenizer, eval_prompt) for eval_prompt in eval_prompts]
         pairs = list(zip(_questions(task), [a.text for a in answers], strict=True))
         graded = zip(answers, self.grader.grade(pairs), strict=True)
         return self.score(task, [replace(a, verdict=g.verdict, note=g.note) for a, g in graded])
@@ -215,9 +219,9 @@ class KnowledgeIncorporation(BaseDomain):
         return float(performance.score if isinstance(performance, Performance) else performance)
 
 
-def rows_from_text(
+def sequence_from_text(
     tokenizer: PreTrainedTokenizerBase, text: str, end_mask_substring: str = "", *, append_eos: bool = False
-) -> TrainRow:
+) -> TrainingSequence:
     """One training row of `text`; tokens up to and including `end_mask_substring` carry no loss.
 
     The first occurrence counts, and a token that only partly belongs to it is masked too. A text without the
@@ -231,9 +235,9 @@ def rows_from_text(
         ids.append(tokenizer.eos_token_id)
     at = text.find(end_mask_substring) if end_mask_substring else -1
     if at < 0:
-        return TrainRow(tuple(ids))
+        return TrainingSequence(tuple(ids))
     start = _first_token_after(tokenizer, text, at + len(end_mask_substring))
-    row = TrainRow(tuple(ids), ((start, len(ids)),))
+    row = TrainingSequence(tuple(ids), ((start, len(ids)),))
     if not row.labelled():
         raise DataError(f"nothing to train on behind {end_mask_substring!r}", "mask less, or drop the text")
     return row

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from seal.errors import AdaptError, SealError
-from seal.inner.adapter import Adapter, Layout, layout_of
+from seal.inner.adapter import Adapter, SlotLayout, layout_of
 from seal.inner.adapter_files import load_adapter
 from seal.inner.packing import pack
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
-from seal.inner.schedule import learning_rate, step_rows, total_steps
-from seal.inner.stack import AdapterStack, Place
-from seal.records import AdaptJob, TrainRow
+from seal.inner.schedule import learning_rate, step_sequences, total_steps
+from seal.inner.stack import AdapterStack, Slot
+from seal.records import AdaptJob, TrainingSequence
 from seal.seeds import derive
 
 #: Logits that are computed at once. On a CPU they stay in blocks that the process keeps, see `memory`.
@@ -48,7 +48,7 @@ class _Row:
     """A row in a round: its job, tokens, and the weight of each labelled token in the job's mean loss."""
 
     fit: Fit
-    row: TrainRow
+    row: TrainingSequence
     weight: float
     dropout_seed: int
 
@@ -56,23 +56,23 @@ class _Row:
 class Fit:
     """One job in training, in a slot of a stack."""
 
-    def __init__(self, runtime: Runtime, job: AdaptJob, place: Place, start: Tensor | None = None) -> None:
+    def __init__(self, runtime: Runtime, job: AdaptJob, place: Slot, start: Tensor | None = None) -> None:
         self.job, self.place = job, place
         stack, slot = place
         assert stack.weights is not None
         assert stack.grads is not None
-        self.adapter = Adapter(runtime, job.recipe, job.seed, stack.weights[slot])
+        self.adapter = Adapter(runtime, job.training, job.seed, stack.weights[slot])
         if start is not None:
             self.adapter.weights.copy_(start)
         stack.put(slot, self.adapter)
         self._parameter = torch.nn.Parameter(self.adapter.weights)
         self._parameter.grad = stack.grads[slot]
-        recipe = job.recipe
+        training = job.training
         self._optimizer = torch.optim.AdamW(
-            [self._parameter], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+            [self._parameter], lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
-        self._steps = step_rows(len(job.rows), recipe, job.seed)
-        self.total = total_steps(len(job.rows), recipe)
+        self._steps = step_sequences(len(job.sequences), training, job.seed)
+        self.total = total_steps(len(job.sequences), training)
         self.losses: list[float] = []
         self.tokens, self.seconds = 0, 0.0
         self.loss: Tensor | float = 0.0
@@ -84,7 +84,7 @@ class Fit:
 
     def next_rows(self) -> list[_Row]:
         """Rows of the next optimiser step; the loss is the mean over all their labelled tokens."""
-        rows = [self.job.rows[i] for i in next(self._steps)]
+        rows = [self.job.sequences[i] for i in next(self._steps)]
         weight = 1.0 / sum(len(row.labelled()) for row in rows)
         step = len(self.losses)
         self.loss = 0.0
@@ -98,16 +98,16 @@ class Fit:
         Raises:
             AdaptError: the loss or the gradient is not finite.
         """
-        recipe, grad = self.job.recipe, self._parameter.grad
+        training, grad = self.job.training, self._parameter.grad
         assert grad is not None
         loss, norm = float(self.loss), float(torch.linalg.vector_norm(grad))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise AdaptError(
                 f"the loss became {loss} at step {len(self.losses) + 1} of {self.total}"
-                f" (learning rate {recipe.learning_rate:g})",
+                f" (learning rate {training.learning_rate:g})",
                 "lower the learning rate",
             )
-        excess = (norm + 1e-6) / recipe.max_grad_norm if recipe.max_grad_norm else 0.0  # clip_grad_norm_
+        excess = (norm + 1e-6) / training.max_grad_norm if training.max_grad_norm else 0.0  # clip_grad_norm_
         # What torch's GradScaler hands to a fused optimiser: it divides the gradient in the same sweep. It is
         # always fp32, which would be too coarse for fp64 weights.
         scale = None
@@ -116,7 +116,7 @@ class Fit:
         elif excess > 1:
             grad.div_(excess)
         self._optimizer.grad_scale = scale  # type: ignore[attr-defined]
-        self._optimizer.param_groups[0]["lr"] = learning_rate(recipe, len(self.losses), self.total)
+        self._optimizer.param_groups[0]["lr"] = learning_rate(training, len(self.losses), self.total)
         self._optimizer.step()
         self.place.stack.put(self.place.slot, self.adapter)
         self.losses.append(loss)
@@ -128,7 +128,7 @@ class Fit:
         return Trained(self.job, adapter, tuple(self.losses), self.tokens, self.seconds, error)
 
 
-def check_rows(rows: Sequence[TrainRow], runtime: Runtime) -> None:
+def check_rows(rows: Sequence[TrainingSequence], runtime: Runtime) -> None:
     """Refuse rows that cannot be trained on.
 
     Raises:
@@ -168,7 +168,7 @@ def train(
     free = _Slots(runtime)
     active: list[Fit] = []
     while True:
-        fresh: list[tuple[AdaptJob, Layout, Tensor | None]] = []
+        fresh: list[tuple[AdaptJob, SlotLayout, Tensor | None]] = []
         while len(active) + len(fresh) < slots:
             try:
                 job = next(waiting)
@@ -177,12 +177,12 @@ def train(
             if job is None:
                 yield None
                 break
-            if not job.rows or not job.recipe.epochs:
+            if not job.sequences or not job.training.epochs:
                 yield Trained(job, None)
                 continue
             try:
-                check_rows(job.rows, runtime)
-                layout = layout_of(runtime, job.recipe)
+                check_rows(job.sequences, runtime)
+                layout = layout_of(runtime, job.training)
                 fresh.append((job, layout, _start_weights(runtime, job, layout)))
             except SealError as error:
                 yield Trained(job, None, error=error)
@@ -198,7 +198,7 @@ def train(
         yield from (trained for _, trained in ended)
 
 
-def _start_weights(runtime: Runtime, job: AdaptJob, layout: Layout) -> Tensor | None:
+def _start_weights(runtime: Runtime, job: AdaptJob, layout: SlotLayout) -> Tensor | None:
     """The weights that `job` begins with, (layout.size,); None where the seed gives them.
 
     Raises:
@@ -208,10 +208,10 @@ def _start_weights(runtime: Runtime, job: AdaptJob, layout: Layout) -> Tensor | 
     if not job.start_from:
         return None
     adapter = load_adapter(runtime, job.start_from)
-    if adapter.layout is not layout or adapter.recipe.rank != job.recipe.rank:
+    if adapter.layout is not layout or adapter.training.rank != job.training.rank:
         raise AdaptError(
-            f"the adapter in {job.start_from} has rank {adapter.recipe.rank} on {len(adapter.layout.layers)}"
-            f" layers, the job rank {job.recipe.rank} on {len(layout.layers)}",
+            f"the adapter in {job.start_from} has rank {adapter.training.rank} on"
+            f" {len(adapter.layout.layers)} layers, the job rank {job.training.rank} on {len(layout.layers)}",
             "train on with the rank and the targets that it was made with",
         )
     return adapter.weights
@@ -223,11 +223,11 @@ class _Slots:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._stacks: list[AdapterStack] = []
-        self._free: list[Place] = []
+        self._free: list[Slot] = []
 
-    def take(self, layouts: Sequence[Layout]) -> list[Place]:
+    def take(self, layouts: Sequence[SlotLayout]) -> list[Slot]:
         """A slot for each adapter."""
-        places: dict[int, Place] = {}
+        places: dict[int, Slot] = {}
         for i, layout in enumerate(layouts):
             place = next((p for p in self._free if p.stack.layout is layout), None)
             if place is not None:
@@ -240,14 +240,14 @@ class _Slots:
             own = [i for i in homeless if layouts[i] is layout]
             stack = AdapterStack(self.runtime, layout, len(own), training=True)
             self._stacks.append(stack)
-            places |= {i: Place(stack, slot) for slot, i in enumerate(own)}
+            places |= {i: Slot(stack, slot) for slot, i in enumerate(own)}
         return [places[i] for i in range(len(layouts))]
 
-    def give(self, places: Iterable[Place]) -> None:
+    def give(self, places: Iterable[Slot]) -> None:
         """Take slots back; the lowest are taken first again."""
         self._free = sorted([*self._free, *places], key=self.order)
 
-    def order(self, place: Place) -> tuple[int, int]:
+    def order(self, place: Slot) -> tuple[int, int]:
         """Where a slot's rows stand in a pass."""
         return self._stacks.index(place.stack), place.slot
 
@@ -324,7 +324,7 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool)
         multiple=runtime.pass_multiple,
         training=True,
         accumulate=accumulate,
-        dropout=[(r.dropout_seed, r.fit.job.recipe.dropout) for r in group],
+        dropout=[(r.dropout_seed, r.fit.job.training.dropout) for r in group],
     )
     before, targets, weights, counts = [], [], [], []
     for r, (start, _) in zip(group, packed.spans, strict=True):
@@ -343,8 +343,8 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool)
             torch.tensor(weights, dtype=runtime.state_dtype, device=device),
         )
         hidden_TD.backward(torch.zeros_like(hidden_TD).index_copy_(0, at, grad_KD))
-    for r, part in zip(group, terms.split(counts), strict=True):
-        r.fit.loss = r.fit.loss + part.sum()
+    for r, segment in zip(group, terms.split(counts), strict=True):
+        r.fit.loss = r.fit.loss + segment.sum()
 
 
 def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:

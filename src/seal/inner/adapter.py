@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seal.inner.schedule import init_lora
 from seal.models.lora import target_modules
-from seal.records import LoRARecipe
+from seal.records import TrainingConfig
 
 if TYPE_CHECKING:
     from seal.inner.runtime import Runtime
@@ -35,7 +35,7 @@ class GroupFactors:
     b: tuple[Tensor, ...]
 
 
-class Layout:
+class SlotLayout:
     """Where the factors of adapters of one rank and one set of layers lie in `size` consecutive numbers."""
 
     def __init__(self, runtime: Runtime, rank: int, layers: Sequence[str]) -> None:
@@ -89,29 +89,29 @@ class Adapter:
     """
 
     def __init__(
-        self, runtime: Runtime, recipe: LoRARecipe, seed: int, weights: Tensor | None = None
+        self, runtime: Runtime, training: TrainingConfig, seed: int, weights: Tensor | None = None
     ) -> None:
-        self.recipe, self.seed = recipe, seed
-        self.scale = recipe.alpha / recipe.rank
-        self.layout = layout_of(runtime, recipe)
+        self.training, self.seed = training, seed
+        self.scale = training.alpha / training.rank
+        self.layout = layout_of(runtime, training)
         if weights is None:
             weights = torch.empty(self.layout.size, dtype=runtime.state_dtype, device=runtime.device)
         self.weights = weights.zero_()
         for name, (a_RD, _) in self.factors.items():
-            a_RD.copy_(init_lora(name, a_RD.shape[1], recipe.rank, seed))
+            a_RD.copy_(init_lora(name, a_RD.shape[1], training.rank, seed))
 
     @property
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """(A (R, D), B (O, R)) of every adapted layer in PEFT's layout, as views of `weights`."""
         groups = self.layout.views(self.weights)
-        return {name: self.layout.layer(groups, name, self.recipe.rank) for name in self.layout.layers}
+        return {name: self.layout.layer(groups, name, self.training.rank) for name in self.layout.layers}
 
 
-def layout_of(runtime: Runtime, recipe: LoRARecipe) -> Layout:
+def layout_of(runtime: Runtime, training: TrainingConfig) -> SlotLayout:
     """The layout for a recipe's rank and targets; equal ones are one object, so that adapters can share a
     stack."""
-    rank = -(-recipe.rank // _RANK_STEP) * _RANK_STEP
-    key = rank, tuple(target_modules(runtime.model, recipe.targets))
+    rank = -(-training.rank // _RANK_STEP) * _RANK_STEP
+    key = rank, tuple(target_modules(runtime.model, training.targets))
     if key not in runtime.layouts:
-        runtime.layouts[key] = Layout(runtime, *key)
+        runtime.layouts[key] = SlotLayout(runtime, *key)
     return runtime.layouts[key]

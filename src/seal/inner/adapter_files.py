@@ -14,7 +14,7 @@ from torch import Tensor
 from seal.errors import AdaptError, ModelError
 from seal.inner.adapter import Adapter
 from seal.inner.runtime import Runtime
-from seal.records import LoRARecipe
+from seal.records import TrainingConfig
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
@@ -36,12 +36,12 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
     target = Path(folder)
     if target.exists():
         raise AdaptError(f"{target} exists already; adapters are never overwritten", "choose a new folder")
-    alpha = float(adapter.recipe.alpha)
+    alpha = float(adapter.training.alpha)
     first = loaded.model.get_submodule(adapter.layout.layers[0])
     config = LoraConfig(
-        r=adapter.recipe.rank,
+        r=adapter.training.rank,
         lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # other programs expect a whole number
-        lora_dropout=adapter.recipe.dropout,
+        lora_dropout=adapter.training.dropout,
         target_modules=list(adapter.layout.layers),
         fan_in_fan_out=isinstance(first, Conv1D),
         task_type="CAUSAL_LM",
@@ -82,7 +82,7 @@ def load_adapter(runtime: Runtime, folder: str | Path) -> Adapter:
             f"the adapter in {source} was made for another model (layer {unknown[0] if unknown else 'none'})",
             "load the model named in its adapter_config.json",
         )
-    adapter = Adapter(runtime, LoRARecipe(rank=rank, alpha=alpha, targets=tuple(names)), seed=0)
+    adapter = Adapter(runtime, TrainingConfig(rank=rank, alpha=alpha, targets=tuple(names)), seed=0)
     for name, factors in adapter.factors.items():
         for mine, kind in zip(factors, "AB", strict=True):
             theirs = weights.get(f"{_PREFIX}{name}.lora_{kind}.weight")

@@ -19,7 +19,7 @@ from seal.inner.packing import pack, pack_step
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
 from seal.inner.sampling import pick
-from seal.inner.stack import Part, Place, share_out, stack_up
+from seal.inner.stack import Segment, Slot, split_segments, stack_up
 from seal.records import Sampling
 
 #: The cache grows by this many positions at a time.
@@ -100,8 +100,8 @@ class KVCache:
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             for layer, (a, b) in enumerate(zip(mine, theirs, strict=True)):
                 width = max(a.shape[2], b.shape[2])
-                parts = [torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2])) for x in (a, b)]
-                mine[layer] = torch.cat(parts)
+                segments = [torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2])) for x in (a, b)]
+                mine[layer] = torch.cat(segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Written:
+class TokenCompletion:
     """What was written for a request."""
 
     ids: list[int] = field(default_factory=list)
@@ -128,9 +128,9 @@ class Written:
 @dataclass(slots=True)
 class _Row:
     request: Request
-    written: Written
+    written: TokenCompletion
     generator: torch.Generator
-    place: Place | None
+    place: Slot | None
     order: int
     """Of its adapter in the batch; rows of the bare base stand last."""
     token: int = 0
@@ -153,8 +153,8 @@ class Decoder:
 
     @torch.no_grad()
     def run(
-        self, requests: Sequence[Request], on_step: Callable[[Sequence[Written]], None] | None = None
-    ) -> list[Written]:
+        self, requests: Sequence[Request], on_step: Callable[[Sequence[TokenCompletion]], None] | None = None
+    ) -> list[TokenCompletion]:
         """Continue every request; results in order.
 
         Args:
@@ -166,7 +166,7 @@ class Decoder:
         """
         for request in requests:
             self.check(request)
-        results = [Written() for _ in requests]
+        results = [TokenCompletion() for _ in requests]
         adapters = list({id(r.adapter): r.adapter for r in requests if r.adapter is not None}.values())
         layouts = [adapter.layout for adapter in adapters]  # a list is empty while it is sorted
         adapters.sort(key=lambda adapter: layouts.index(adapter.layout))  # one stack after the other
@@ -200,7 +200,7 @@ class Decoder:
 
     def _decode(self, waiting: list[_Row], watch: Callable[[], None] | None) -> None:
         rows: list[_Row] = []
-        parts: tuple[Part, ...] = ()
+        segments: tuple[Segment, ...] = ()
         cache = KVCache(self.runtime.n_layers)
         while waiting or rows:
             if waiting and len(rows) <= self.max_rows // 2:
@@ -210,18 +210,18 @@ class Decoder:
                 rows, cache = self._settle(rows, cache)
                 if not rows:
                     continue
-                parts = self._parts(rows)
+                segments = self._segments(rows)
             if watch is not None:
                 watch()
-            self._step(rows, cache, parts)
+            self._step(rows, cache, segments)
             done = sum(self._finished(r) for r in rows)
             room = waiting and len(rows) - done <= self.max_rows // 2
             if done * 4 >= len(rows) or room:
                 rows, cache = self._settle(rows, cache)
-                parts = self._parts(rows)
+                segments = self._segments(rows)
 
-    def _parts(self, rows: Sequence[_Row]) -> tuple[Part, ...]:
-        return share_out([r.place for r in rows], [1] * len(rows), self.runtime.device)
+    def _segments(self, rows: Sequence[_Row]) -> tuple[Segment, ...]:
+        return split_segments([r.place for r in rows], [1] * len(rows), self.runtime.device)
 
     def _settle(self, rows: list[_Row], cache: KVCache) -> tuple[list[_Row], KVCache]:
         """Let finished rows leave."""
@@ -282,25 +282,25 @@ class Decoder:
         ]
         logits = self.runtime.forward(packed, torch.tensor(keep, device=self.runtime.device))
         firsts = []
-        for rows, part in zip(group, logits.split(counts), strict=True):
+        for rows, segment in zip(group, logits.split(counts), strict=True):
             reference = rows[0].request.reference
             if reference:
-                target = torch.tensor(reference, device=part.device)[:, None]
-                likelihood = float(in_full(part).log_softmax(dim=-1).gather(1, target).sum())
+                target = torch.tensor(reference, device=segment.device)[:, None]
+                likelihood = float(in_full(segment).log_softmax(dim=-1).gather(1, target).sum())
                 for row in rows:
                     row.written.log_likelihood = likelihood
-            firsts += [part[0]] * len(rows)
+            firsts += [segment[0]] * len(rows)
         cache.truncate([len(r.ids) for r in requests])
         cache.take([i for i, rows in enumerate(group) for _ in rows])
         self._choose([row for rows in group for row in rows], torch.stack(firsts))
         return cache
 
-    def _step(self, rows: list[_Row], cache: KVCache, parts: tuple[Part, ...]) -> None:
+    def _step(self, rows: list[_Row], cache: KVCache, segments: tuple[Segment, ...]) -> None:
         device = self.runtime.device
         tokens = torch.tensor([r.token for r in rows], device=device)
         last = self.runtime.max_tokens - 1  # only finished rows, which wait to leave, can be there
         positions = torch.tensor([min(n, last) for n in cache.lengths], device=device)
-        packed = pack_step(tokens, positions, parts, cache)
+        packed = pack_step(tokens, positions, segments, cache)
         logits = self.runtime.forward(packed, torch.arange(len(rows), device=device))
         cache.advance()
         self._choose(rows, logits)
@@ -339,7 +339,7 @@ class Decoder:
         return row.written.finish == "stop" or full
 
 
-def _stand(request: Request, order: dict[int, int], places: Sequence[Place]) -> tuple[Place | None, int]:
+def _stand(request: Request, order: dict[int, int], places: Sequence[Slot]) -> tuple[Slot | None, int]:
     """Where a request's rows stand in the batch."""
     if request.adapter is None:
         return None, len(places)

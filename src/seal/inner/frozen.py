@@ -37,11 +37,11 @@ class FrozenLinears:
             reorder = torch.ops.mkldnn._reorder_linear_weight
             self._packed = (reorder(weight_OD), reorder(weight_OD.t().contiguous()))
             if any(b is not None for b in self.biases):
-                parts = [
+                segments = [
                     w.new_zeros(w.shape[0]) if b is None else b.detach()
                     for w, b in zip(self.weights, self.biases, strict=True)
                 ]
-                self._bias = torch.cat(parts)
+                self._bias = torch.cat(segments)
 
     def refresh(self) -> None:
         """Read the weights again if somebody wrote to one (an adapter was merged) or replaced it."""
@@ -59,10 +59,10 @@ class FrozenLinears:
         """Gradient of the input: (T, O) → (T, D)."""
         if self._packed is not None:
             return _packed_linear(grad_TO, self._packed[1], None)
-        parts = grad_TO.split(self.sizes, dim=-1)
-        grad_TD: Tensor = parts[0] @ self.weights[0]
-        for part, weight in zip(parts[1:], self.weights[1:], strict=True):
-            grad_TD.addmm_(part, weight)
+        segments = grad_TO.split(self.sizes, dim=-1)
+        grad_TD: Tensor = segments[0] @ self.weights[0]
+        for segment, weight in zip(segments[1:], self.weights[1:], strict=True):
+            grad_TD.addmm_(segment, weight)
         return grad_TD
 
 

@@ -95,12 +95,12 @@ class SharedInnerLoop:
         Raises:
             AdaptError: a helper came to an end, or could not load the model.
         """
-        shares = deal(list(jobs), self.workers)
-        if follow_up is not None or sum(bool(share) for share in shares) < 2:
-            yield from self.local.run([job for share in shares for job in share], follow_up)
+        offsets = deal(list(jobs), self.workers)
+        if follow_up is not None or sum(bool(share) for share in offsets) < 2:
+            yield from self.local.run([job for share in offsets for job in share], follow_up)
             return
         with _threads(self._threads):
-            yield from self._share(shares)
+            yield from self._share(offsets)
 
     def close(self) -> None:
         """End the helpers; the next run starts new ones."""
@@ -112,16 +112,16 @@ class SharedInnerLoop:
     def _threads(self) -> int:
         return max(1, torch.get_num_threads() // self.workers)
 
-    def _share(self, shares: Sequence[Sequence[AdaptJob]]) -> Iterator[AdaptOutcome]:
-        self._start(len(shares) - 1)
+    def _share(self, offsets: Sequence[Sequence[AdaptJob]]) -> Iterator[AdaptOutcome]:
+        self._start(len(offsets) - 1)
         done = False
         try:
             busy = {}
-            for helper, share in zip(self._helpers, shares[1:], strict=False):
+            for helper, share in zip(self._helpers, offsets[1:], strict=False):
                 if share:
                     helper.send(share)
                     busy[helper.connection] = helper, {job.id: job for job in share}
-            for outcome in self.local.run(shares[0]):
+            for outcome in self.local.run(offsets[0]):
                 yield outcome
                 yield from self._collect(busy, timeout=0)
             while busy:
@@ -214,8 +214,8 @@ def deal(jobs: Sequence[AdaptJob], hands: int) -> list[list[AdaptJob]]:
 
 def _cost(job: AdaptJob) -> float:
     """Tokens to train on and to write; reading a prompt is a tenth of the work a token."""
-    training = job.recipe.epochs * sum(len(row.ids) for row in job.rows)
-    return 1 + training + sum(p.sampling.max_new_tokens + 0.1 * len(p.ids) for p in job.probes)
+    training = job.training.epochs * sum(len(row.ids) for row in job.sequences)
+    return 1 + training + sum(p.sampling.max_new_tokens + 0.1 * len(p.ids) for p in job.eval_prompts)
 
 
 def _setup(local: LocalInnerLoop, number: int, threads: int) -> _Setup:

@@ -14,7 +14,7 @@ from seal.errors import AdaptError, GenerationError, SealError
 from seal.inner.adapt import Trained, train
 from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
-from seal.inner.decode import Decoder, Request, Written
+from seal.inner.decode import Decoder, Request, TokenCompletion
 from seal.inner.protocol import FollowUp
 from seal.inner.runtime import Runtime
 from seal.inner.score import PrefixScorer
@@ -24,8 +24,8 @@ from seal.records import (
     AdaptOutcome,
     Answer,
     Completion,
+    EvalPrompt,
     JobError,
-    Probe,
     Question,
     Sampling,
     Timings,
@@ -86,21 +86,21 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ..
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """Probes for one adapter (None: the bare base)."""
+    """Evaluation prompts for one adapter (None: the bare base)."""
 
     job: AdaptJob
     adapter: Adapter | None
-    probes: tuple[Probe, ...]
+    eval_prompts: tuple[EvalPrompt, ...]
 
 
 class LocalInnerLoop:
     """`InnerLoop` in this process.
 
-    Baselines are computed once per (probe, model) and kept for the life of this object.
+    Baselines are computed once per (evaluation prompt, model) and kept for the life of this object.
 
     Args:
         loaded: the policy. Its weights are never written.
-        grader: grades answers to probes that carry a question; None leaves verdicts empty.
+        grader: grades answers to evaluation prompts that carry a question; None leaves verdicts empty.
         slots: adapters trained at once; None chooses by device.
         token_budget: tokens of one training pass; None chooses by device.
     """
@@ -118,7 +118,7 @@ class LocalInnerLoop:
         self.slots = slots or default_slots(self.runtime.device)
         self.token_budget = token_budget or default_token_budget(self.runtime.device)
         self._decoder = _decoder(loaded, self.runtime)
-        self._baselines: dict[Probe, Answer] = {}
+        self._baselines: dict[EvalPrompt, Answer] = {}
         self._answering_s = 0.0
 
     def run(
@@ -145,27 +145,27 @@ class LocalInnerLoop:
         yield from self._answer(ready, follow_up)
 
     def _answer(self, ready: Sequence[Trained], follow_up: FollowUp | None) -> Iterator[AdaptOutcome]:
-        """Answer every probe of trained jobs, with and without their adapters, in shared batches."""
+        """Answer the prompts of trained jobs, with and without their adapters, in shared batches."""
         if not ready:
             return
         started = time.perf_counter()
         good: list[Trained] = []
         for trained in ready:
             try:
-                for probe in trained.job.probes:
-                    self._decoder.check(_request(probe, trained.adapter, 0))
+                for eval_prompt in trained.job.eval_prompts:
+                    self._decoder.check(_request(eval_prompt, trained.adapter, 0))
                 if trained.adapter is not None and trained.job.save_to:
                     save_adapter(trained.adapter, self.loaded, trained.job.save_to)
             except SealError as error:
                 yield _failed(trained, error)
             else:
                 good.append(trained)
-        asks = [_Ask(t.job, None, t.job.probes) for t in good if _needs_baseline(t)]
-        asks += [_Ask(t.job, t.adapter, t.job.probes) for t in good if t.adapter is not None]
+        asks = [_Ask(t.job, None, t.job.eval_prompts) for t in good if _needs_baseline(t)]
+        asks += [_Ask(t.job, t.adapter, t.job.eval_prompts) for t in good if t.adapter is not None]
         answered = self._ask(asks)
         if follow_up is not None:
             more = [follow_up(ask.job.id, known) for ask, known in zip(asks, answered, strict=True)]
-            again = self._ask([replace(ask, probes=p) for ask, p in zip(asks, more, strict=True)])
+            again = self._ask([replace(ask, eval_prompts=p) for ask, p in zip(asks, more, strict=True)])
             answered = [first + second for first, second in zip(answered, again, strict=True)]
         by_ask = {(id(a.job), a.adapter is None): x for a, x in zip(asks, answered, strict=True)}
         self._answering_s = time.perf_counter() - started
@@ -176,57 +176,57 @@ class LocalInnerLoop:
             yield _outcome(trained, baseline, adapted, seconds)
 
     def _ask(self, asks: Sequence[_Ask]) -> list[tuple[Answer, ...]]:
-        """Answers to the probes of every ask; the base's are computed once a probe and kept."""
+        """Answers to every ask's prompts; the base's are computed once per prompt and kept."""
         kept = dict(self._baselines)
-        bare = {p: None for ask in asks if ask.adapter is None for p in ask.probes}
+        bare = {p: None for ask in asks if ask.adapter is None for p in ask.eval_prompts}
         missing = [p for p in bare if p not in kept]
-        asked: list[tuple[Probe, Adapter | None, int]] = [(p, None, 0) for p in missing]
-        asked += [(p, a.adapter, a.job.seed) for a in asks if a.adapter is not None for p in a.probes]
+        asked: list[tuple[EvalPrompt, Adapter | None, int]] = [(p, None, 0) for p in missing]
+        asked += [(p, a.adapter, a.job.seed) for a in asks if a.adapter is not None for p in a.eval_prompts]
         written = self._decoder.run([_request(*a) for a in asked])
         answers = iter(self._graded([p for p, *_ in asked], written))
         fresh = dict(zip(missing, answers, strict=False))
         self._remember(fresh)
         return [
-            tuple(replace(fresh.get(p) or kept[p], probe_id=p.id) for p in ask.probes)
+            tuple(replace(fresh.get(p) or kept[p], prompt_id=p.id) for p in ask.eval_prompts)
             if ask.adapter is None
-            else tuple(next(answers) for _ in ask.probes)
+            else tuple(next(answers) for _ in ask.eval_prompts)
             for ask in asks
         ]
 
     def grade(self, job: AdaptJob, outcome: AdaptOutcome) -> AdaptOutcome:
-        """What a loop without a grader gave for `job`, graded; the base's answers once a probe."""
+        """What a loop without a grader gave for `job`, graded; the base's answers once per prompt."""
         if outcome.error is not None:
             return outcome
-        base = job.probes if outcome.baseline else ()
+        base = job.eval_prompts if outcome.baseline else ()
         fresh = [(p, a) for p, a in zip(base, outcome.baseline, strict=True) if p not in self._baselines]
-        adapted = list(zip(job.probes, outcome.adapted, strict=True)) if outcome.losses else []
+        adapted = list(zip(job.eval_prompts, outcome.adapted, strict=True)) if outcome.losses else []
         asked = [*fresh, *adapted]
         answers = self._with_verdicts([p for p, _ in asked], [a for _, a in asked])
         known = dict(zip([p for p, _ in fresh], answers, strict=False))
         self._remember(known)
-        baseline = tuple(replace(known.get(p) or self._baselines[p], probe_id=p.id) for p in base)
+        baseline = tuple(replace(known.get(p) or self._baselines[p], prompt_id=p.id) for p in base)
         return replace(
             outcome, baseline=baseline, adapted=tuple(answers[len(fresh) :]) if adapted else baseline
         )
 
-    def _remember(self, answers: dict[Probe, Answer]) -> None:
+    def _remember(self, answers: dict[EvalPrompt, Answer]) -> None:
         """Keep the base's answers; an outage is no answer."""
         self._baselines |= {p: a for p, a in answers.items() if a.verdict is not Verdict.ERROR}
         while len(self._baselines) > BASELINES_KEPT:
             self._baselines.pop(next(iter(self._baselines)))
 
-    def _graded(self, probes: Sequence[Probe], written: Sequence[Written]) -> list[Answer]:
+    def _graded(self, eval_prompts: Sequence[EvalPrompt], written: Sequence[TokenCompletion]) -> list[Answer]:
         answers = [
             Answer(p.id, w.text, len(w.ids), w.finish, w.log_likelihood, len(p.reference))
-            for p, w in zip(probes, written, strict=True)
+            for p, w in zip(eval_prompts, written, strict=True)
         ]
-        return self._with_verdicts(probes, answers)
+        return self._with_verdicts(eval_prompts, answers)
 
-    def _with_verdicts(self, probes: Sequence[Probe], answers: list[Answer]) -> list[Answer]:
-        graded = [i for i, p in enumerate(probes) if p.question is not None]
+    def _with_verdicts(self, eval_prompts: Sequence[EvalPrompt], answers: list[Answer]) -> list[Answer]:
+        graded = [i for i, p in enumerate(eval_prompts) if p.question is not None]
         if self.grader is None or not graded:
             return answers
-        items = [(q, answers[i].text) for i in graded if (q := probes[i].question) is not None]
+        items = [(q, answers[i].text) for i in graded if (q := eval_prompts[i].question) is not None]
         verdicts = dict(zip(graded, self._verdicts(items), strict=True))
         return [
             replace(a, verdict=verdicts[i][0], note=verdicts[i][1]) if i in verdicts else a
@@ -248,10 +248,14 @@ def _needs_baseline(trained: Trained) -> bool:
     return trained.job.baseline or trained.adapter is None
 
 
-def _request(probe: Probe, adapter: Adapter | None, seed: int) -> Request:
-    """Draws depend on the job's seed (0: a baseline, which belongs to no job) and the probe's name."""
+def _request(eval_prompt: EvalPrompt, adapter: Adapter | None, seed: int) -> Request:
+    """Draws depend on the job's seed (0: a baseline, which belongs to no job) and the prompt's name."""
     return Request(
-        probe.ids, adapter, probe.sampling, derive(seed, "answer", probe.id), reference=probe.reference
+        eval_prompt.ids,
+        adapter,
+        eval_prompt.sampling,
+        derive(seed, "answer", eval_prompt.id),
+        reference=eval_prompt.reference,
     )
 
 
@@ -316,7 +320,7 @@ class LocalGenerator:
             for prompt, text in zip(prompts, continuations, strict=True)
         ]
 
-    def _run(self, requests: list[Request]) -> list[Written]:
+    def _run(self, requests: list[Request]) -> list[TokenCompletion]:
         with _as_generation_errors():
             return self._decoder.run(requests)
 

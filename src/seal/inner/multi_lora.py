@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seal.inner.frozen import FrozenLinears
 from seal.inner.packing import Pack
-from seal.inner.stack import Part
+from seal.inner.stack import Segment
 from seal.seeds import derive
 
 if TYPE_CHECKING:
@@ -75,32 +75,32 @@ class LayerGroup:
             )
         else:
             y_TO = self.base.forward(x_TD)
-            for part in self.parts(pack):
-                self.add(y_TO, x_TD, part, None)
+            for segment in self.segments(pack):
+                self.add(y_TO, x_TD, segment, None)
             outs = y_TO.split(self.base.sizes, dim=-1)
         return [out.view(*x.shape[:-1], -1) for out in outs]
 
-    def parts(self, pack: Pack) -> list[Part]:
+    def segments(self, pack: Pack) -> list[Segment]:
         """The parts whose adapters target a layer of this group."""
-        return [part for part in pack.parts if self.index in part.factors]
+        return [segment for segment in pack.segments if self.index in segment.factors]
 
-    def add(self, y_TO: Tensor, x_TD: Tensor, part: Part, masks: Sequence[Tensor] | None) -> Tensor:
+    def add(self, y_TO: Tensor, x_TD: Tensor, segment: Segment, masks: Sequence[Tensor] | None) -> Tensor:
         """Add a part's low-rank products to `y` in place; returns its scaled x A^T, (tokens, M·R)."""
-        factors, own = part.factors[self.index], part.shares
+        factors, own = segment.factors[self.index], segment.offsets
         a_NDR, rank = factors.a.transpose(1, 2), factors.b[0].shape[1]
-        x = x_TD[part.start : part.stop].to(a_NDR.dtype)
+        x = x_TD[segment.start : segment.stop].to(a_NDR.dtype)
         if masks is None:
-            hidden = own.times(x, a_NDR)
+            hidden = own.matmul(x, a_NDR)
         else:
             products = zip(a_NDR.split(rank, dim=-1), masks, strict=True)
-            hidden = torch.cat([own.times(x * mask, a) for a, mask in products], dim=-1)
-        hidden.mul_(part.scale)
-        columns = y_TO[part.start : part.stop].split(self.base.sizes, dim=-1)
+            hidden = torch.cat([own.matmul(x * mask, a) for a, mask in products], dim=-1)
+        hidden.mul_(segment.scale)
+        columns = y_TO[segment.start : segment.stop].split(self.base.sizes, dim=-1)
         for member, h, b_NRO in zip(factors.members, hidden.split(rank, dim=-1), factors.b, strict=True):
-            columns[member].add_(own.times(h, b_NRO).to(y_TO.dtype))
+            columns[member].add_(own.matmul(h, b_NRO).to(y_TO.dtype))
         return hidden
 
-    def dropout_masks(self, pack: Pack, part: Part) -> list[Tensor] | None:
+    def dropout_masks(self, pack: Pack, segment: Segment) -> list[Tensor] | None:
         """One factor (tokens, D), 0 or 1 / (1 - p), a targeted member; None without dropout.
 
         Each row's draw depends on its own seed and the layer's name alone.
@@ -110,11 +110,11 @@ class LayerGroup:
         rows = [
             (stop - start, seed, 1 - p)
             for (start, stop), (seed, p) in zip(pack.spans, pack.dropout, strict=True)
-            if part.start <= start < part.stop
+            if segment.start <= start < segment.stop
         ]
         masks = []
-        dtype = part.factors[self.index].a.dtype
-        for member in part.factors[self.index].members:
+        dtype = segment.factors[self.index].a.dtype
+        for member in segment.factors[self.index].members:
             draws = []
             for n, seed, keep in rows:
                 generator = torch.Generator().manual_seed(derive(seed, self.names[member]))
@@ -134,9 +134,11 @@ class _LoRALinears(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, anchor: Tensor, group: LayerGroup, pack: Pack) -> tuple[Tensor, ...]:
         y_TO = group.base.forward(x_TD)
-        ctx.group, ctx.pack, ctx.parts = group, pack, group.parts(pack)
-        ctx.masks = [group.dropout_masks(pack, part) for part in ctx.parts]
-        hidden = [group.add(y_TO, x_TD, part, m) for part, m in zip(ctx.parts, ctx.masks, strict=True)]
+        ctx.group, ctx.pack, ctx.segments = group, pack, group.segments(pack)
+        ctx.masks = [group.dropout_masks(pack, segment) for segment in ctx.segments]
+        hidden = [
+            group.add(y_TO, x_TD, segment, m) for segment, m in zip(ctx.segments, ctx.masks, strict=True)
+        ]
         ctx.save_for_backward(x_TD, *hidden)
         outs: tuple[Tensor, ...] = y_TO.split(group.base.sizes, dim=-1)
         return outs
@@ -147,31 +149,31 @@ class _LoRALinears(torch.autograd.Function):
         grad_TO = torch.cat(grads, dim=-1) if len(grads) > 1 else grads[0]
         grad_TD = group.base.backward(grad_TO) if ctx.needs_input_grad[0] else None
         x_TD, *hidden = ctx.saved_tensors
-        for part, h, masks in zip(ctx.parts, hidden, ctx.masks, strict=True):
-            _part_backward(group, part, h, masks, x_TD, grad_TO, grad_TD, ctx.pack.accumulate)
+        for segment, h, masks in zip(ctx.segments, hidden, ctx.masks, strict=True):
+            _part_backward(group, segment, h, masks, x_TD, grad_TO, grad_TD, ctx.pack.accumulate)
         return grad_TD, None, None, None
 
 
 def _part_backward(
-    group: LayerGroup, part: Part, hidden: Tensor, masks: list[Tensor] | None, x_TD: Tensor,
+    group: LayerGroup, segment: Segment, hidden: Tensor, masks: list[Tensor] | None, x_TD: Tensor,
     grad_TO: Tensor, grad_TD: Tensor | None, accumulate: bool,
 ) -> None:  # fmt: skip
     """Write the gradients of one part's factors and add its share to the gradient of the input."""
-    factors, grads, own = part.factors[group.index], part.grads[group.index], part.shares
-    at, rank = slice(part.start, part.stop), factors.b[0].shape[1]
+    factors, grads, own = segment.factors[group.index], segment.grads[group.index], segment.offsets
+    at, rank = slice(segment.start, segment.stop), factors.b[0].shape[1]
     columns = grad_TO[at].to(factors.a.dtype).split(group.base.sizes, dim=-1)
     through = []
     hiddens = hidden.split(rank, dim=-1)
     for member, h, b_NRO, grad_b in zip(factors.members, hiddens, factors.b, grads.b, strict=True):
-        own.outer(h, columns[member], grad_b, accumulate)
-        through.append(own.times(columns[member], b_NRO.transpose(1, 2)))
+        own.outer_product(h, columns[member], grad_b, accumulate)
+        through.append(own.matmul(columns[member], b_NRO.transpose(1, 2)))
     grad_hidden = torch.cat(through, dim=-1) if len(through) > 1 else through[0]
-    grad_hidden.mul_(part.scale)  # (tokens, M·R)
+    grad_hidden.mul_(segment.scale)  # (tokens, M·R)
     x = x_TD[at].to(factors.a.dtype)
     if masks is None:
-        own.outer(grad_hidden, x, grads.a, accumulate)
+        own.outer_product(grad_hidden, x, grads.a, accumulate)
         if grad_TD is not None:
-            grad_TD[at].add_(own.times(grad_hidden, factors.a).to(grad_TD.dtype))
+            grad_TD[at].add_(own.matmul(grad_hidden, factors.a).to(grad_TD.dtype))
         return
     pieces = (
         grad_hidden.split(rank, dim=-1),
@@ -180,6 +182,6 @@ def _part_backward(
         masks,
     )
     for g, a_NRD, grad_a, mask in zip(*pieces, strict=True):
-        own.outer(g, x * mask, grad_a, accumulate)
+        own.outer_product(g, x * mask, grad_a, accumulate)
         if grad_TD is not None:
-            grad_TD[at].add_((own.times(g, a_NRD) * mask).to(grad_TD.dtype))
+            grad_TD[at].add_((own.matmul(g, a_NRD) * mask).to(grad_TD.dtype))

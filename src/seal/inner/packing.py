@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from seal.inner.stack import Part, Place, share_out
+from seal.inner.stack import Segment, Slot, split_segments
 
 if TYPE_CHECKING:
     from seal.inner.decode import KVCache
@@ -37,7 +37,7 @@ class Pack:
     position_ids: Tensor  # (1, T)
     spans: tuple[tuple[int, int], ...]
     """Token span of every sequence."""
-    parts: tuple[Part, ...]
+    segments: tuple[Segment, ...]
     buckets: tuple[tuple[int, ...], ...]
     training: bool = False
     accumulate: bool = False
@@ -72,7 +72,7 @@ def length_buckets(lengths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 def pack(
     sequences: Sequence[Sequence[int]],
-    places: Sequence[Place | None],
+    places: Sequence[Slot | None],
     device: torch.device,
     *,
     multiple: int = 1,
@@ -81,7 +81,7 @@ def pack(
     dropout: Sequence[tuple[int, float]] = (),
     cache: KVCache | None = None,
 ) -> Pack:
-    """Lay `sequences` end to end, each for the adapter at its place (None: the bare base); see `share_out`.
+    """Lay `sequences` end to end, each for the adapter in its slot (None: the base); see `split_segments`.
 
     Args:
         multiple: fill the stream up to a multiple of this many tokens; nothing attends to what is filled in.
@@ -96,7 +96,7 @@ def pack(
         torch.tensor([ids + filled], device=device),
         torch.tensor([positions + filled], device=device),
         tuple((stop - n, stop) for stop, n in zip(stops, lengths, strict=True)),
-        share_out(places, lengths, device),
+        split_segments(places, lengths, device),
         length_buckets(lengths),
         training=training,
         accumulate=accumulate,
@@ -105,6 +105,6 @@ def pack(
     )
 
 
-def pack_step(tokens: Tensor, positions: Tensor, parts: tuple[Part, ...], cache: KVCache) -> Pack:
+def pack_step(tokens: Tensor, positions: Tensor, segments: tuple[Segment, ...], cache: KVCache) -> Pack:
     """One decoding step: a new token (rows,) at `positions` (rows,) for each row of `cache`."""
-    return Pack(tokens[None], positions[None], (), parts, (), cache=cache, decoding=True)
+    return Pack(tokens[None], positions[None], (), segments, (), cache=cache, decoding=True)

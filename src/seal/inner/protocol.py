@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from seal.records import AdaptJob, AdaptOutcome, Answer, Completion, Probe, Sampling
+from seal.records import AdaptJob, AdaptOutcome, Answer, Completion, EvalPrompt, Sampling
 
-#: (job id, answers to its probes) -> probes to ask the same adapter next; their answers come behind those.
-FollowUp = Callable[[str, Sequence[Answer]], tuple[Probe, ...]]
+#: (job id, answers so far) -> prompts to ask the same adapter next; their answers come behind those.
+FollowUp = Callable[[str, Sequence[Answer]], tuple[EvalPrompt, ...]]
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from seal.errors import AdaptError
 from seal.inner import attention
-from seal.inner.adapter import Layout
+from seal.inner.adapter import SlotLayout
 from seal.inner.memory import keep_freed_memory
 from seal.inner.multi_lora import SIBLINGS, LayerGroup
 from seal.inner.packing import Pack
@@ -46,7 +46,7 @@ class Runtime:
         self.groups = [LayerGroup(self, index, group) for index, group in enumerate(named)]
         self.layers = {name for group in self.groups for name in group.names}
         """Full names of the layers that can be adapted."""
-        self.layouts: dict[tuple[int, tuple[str, ...]], Layout] = {}
+        self.layouts: dict[tuple[int, tuple[str, ...]], SlotLayout] = {}
         """By rank and layers, see `layout_of`."""
         self._decoder: nn.Module = model.get_decoder()
         self._decoder_output: Callable[..., Any] = dict

@@ -11,63 +11,63 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from seal.records import LoRARecipe
+from seal.records import TrainingConfig
 from seal.seeds import derive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def epoch_order(n_rows: int, recipe: LoRARecipe, seed: int, epoch: int) -> list[int]:
+def epoch_order(n_rows: int, training: TrainingConfig, seed: int, epoch: int) -> list[int]:
     """Order in which epoch number `epoch` (from 0) visits the rows: a permutation of `range(n_rows)`."""
     order = list(range(n_rows))
-    if recipe.shuffle:
+    if training.shuffle:
         random.Random(derive(seed, "order", epoch)).shuffle(order)
     return order
 
 
-def rows_per_step(recipe: LoRARecipe) -> int:
+def sequences_per_step(training: TrainingConfig) -> int:
     """Rows that one optimiser step learns from."""
-    return recipe.batch_size * recipe.accumulation
+    return training.batch_size * training.accumulation
 
 
-def steps_per_epoch(n_rows: int, recipe: LoRARecipe) -> int:
+def steps_per_epoch(n_rows: int, training: TrainingConfig) -> int:
     """Optimiser steps of one epoch; the last one may hold fewer rows, as in Hugging Face's Trainer."""
-    return math.ceil(n_rows / rows_per_step(recipe))
+    return math.ceil(n_rows / sequences_per_step(training))
 
 
-def total_steps(n_rows: int, recipe: LoRARecipe) -> int:
+def total_steps(n_rows: int, training: TrainingConfig) -> int:
     """Optimiser steps of the whole fit."""
-    return recipe.epochs * steps_per_epoch(n_rows, recipe)
+    return training.epochs * steps_per_epoch(n_rows, training)
 
 
-def step_rows(n_rows: int, recipe: LoRARecipe, seed: int) -> Iterator[tuple[int, ...]]:
+def step_sequences(n_rows: int, training: TrainingConfig, seed: int) -> Iterator[tuple[int, ...]]:
     """Row indices of every optimiser step, `total_steps` of them; no step crosses an epoch."""
-    size = rows_per_step(recipe)
-    for epoch in range(recipe.epochs):
-        order = epoch_order(n_rows, recipe, seed, epoch)
+    size = sequences_per_step(training)
+    for epoch in range(training.epochs):
+        order = epoch_order(n_rows, training, seed, epoch)
         for start in range(0, n_rows, size):
             yield tuple(order[start : start + size])
 
 
-def warmup_steps(recipe: LoRARecipe, total: int) -> int:
+def warmup_steps(training: TrainingConfig, total: int) -> int:
     """Steps over which the learning rate rises from 0, rounded up."""
-    return math.ceil(total * recipe.warmup_ratio)
+    return math.ceil(total * training.warmup_ratio)
 
 
-def learning_rate(recipe: LoRARecipe, step: int, total: int) -> float:
+def learning_rate(training: TrainingConfig, step: int, total: int) -> float:
     """Learning rate of optimiser step `step` (from 0) of `total`, as Hugging Face's schedulers give it.
 
     Warm-up is linear from 0, then constant, linear to 0 or half a cosine to 0.
     """
-    warmup = warmup_steps(recipe, total)
+    warmup = warmup_steps(training, total)
     if step < warmup:
-        return recipe.learning_rate * step / warmup
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
+        return training.learning_rate * step / warmup
+    if training.schedule == "constant":
+        return training.learning_rate
     done = min(1.0, (step - warmup) / max(1, total - warmup))
-    left = 1.0 - done if recipe.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-    return recipe.learning_rate * left
+    left = 1.0 - done if training.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return training.learning_rate * left
 
 
 def init_lora(module_name: str, in_features: int, rank: int, seed: int) -> Tensor:

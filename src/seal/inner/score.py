@@ -47,10 +47,10 @@ class PrefixScorer:
                 caches.append(cache)
                 wanted = [pair for pair in scores if pair[0] in set(group)]
                 for at in range(0, len(wanted), self.max_rows):
-                    part = wanted[at : at + self.max_rows]
-                    rows = [group.index(prompt) for prompt, _ in part]
-                    found = self._continue(cache.copy(rows), first[rows], [ids for _, ids in part])
-                    scores |= dict(zip(part, found, strict=True))
+                    segment = wanted[at : at + self.max_rows]
+                    rows = [group.index(prompt) for prompt, _ in segment]
+                    found = self._continue(cache.copy(rows), first[rows], [ids for _, ids in segment])
+                    scores |= dict(zip(segment, found, strict=True))
         if groups:  # of more prompts than one group the others are read anew by the next call
             self._known, self._cache = groups[0], caches[0]
         return [scores[pair] for pair in pairs]
@@ -62,11 +62,11 @@ class PrefixScorer:
         new = [i for i, p in enumerate(prompts) if 2 * shared[i][0] < len(p)]
         lengths = [shared[i][0] if i in set(old) else len(p) - 1 for i, p in enumerate(prompts)]
         cache = self._cache.copy([-shared[i][1] for i in old]) if old else None
-        for part in self._prefills([prompts[i][: lengths[i]] for i in new]):
+        for segment in self._prefills([prompts[i][: lengths[i]] for i in new]):
             if cache is None:
-                cache = part
+                cache = segment
             else:
-                cache.join(part)
+                cache.join(segment)
         assert cache is not None
         order = [*old, *new]
         cache.take([order.index(i) for i in range(len(prompts))])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from seal.inner.adapter import Adapter, GroupFactors, Layout
-from seal.inner.jagged import Shares
+from seal.inner.adapter import Adapter, GroupFactors, SlotLayout
+from seal.inner.grouped import GroupOffsets
 
 if TYPE_CHECKING:
     from seal.inner.runtime import Runtime
@@ -24,7 +24,7 @@ class AdapterStack:
     `state_dtype`, which an optimiser steps, and their gradients; `put` brings a step to the factors.
     """
 
-    def __init__(self, runtime: Runtime, layout: Layout, n: int, *, training: bool = False) -> None:
+    def __init__(self, runtime: Runtime, layout: SlotLayout, n: int, *, training: bool = False) -> None:
         self.layout, self.scales = layout, [1.0] * n
         shape, device, state = (n, layout.size), runtime.device, runtime.state_dtype
         self.weights = torch.empty(shape, dtype=state, device=device) if training else None
@@ -49,33 +49,33 @@ class AdapterStack:
         return self._views[first, count]
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """A slot of a stack."""
 
     stack: AdapterStack
     slot: int
 
 
-def stack_up(runtime: Runtime, adapters: Iterable[Adapter]) -> list[Place]:
+def stack_up(runtime: Runtime, adapters: Iterable[Adapter]) -> list[Slot]:
     """Places for answering, one an adapter, in stacks made for them; adapters of equal layout share one."""
     every = list(adapters)
-    places: dict[int, Place] = {}
+    places: dict[int, Slot] = {}
     for layout in dict.fromkeys(a.layout for a in every):
         own = [i for i, a in enumerate(every) if a.layout is layout]
         stack = AdapterStack(runtime, layout, len(own))
         for slot, i in enumerate(own):
             stack.put(slot, every[i])
-            places[i] = Place(stack, slot)
+            places[i] = Slot(stack, slot)
     return [places[i] for i in range(len(every))]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Segment:
     """Consecutive tokens `[start, stop)` of a stream that go through adapters of one stack."""
 
     start: int
     stop: int
-    shares: Shares
+    offsets: GroupOffsets
     """Whose tokens they are, among consecutive slots."""
     scale: float | Tensor
     """alpha / r: one for all, or (tokens, 1)."""
@@ -83,28 +83,28 @@ class Part:
     grads: dict[int, GroupFactors]
 
 
-def share_out(
-    places: Sequence[Place | None], lengths: Sequence[int], device: torch.device
-) -> tuple[Part, ...]:
+def split_segments(
+    places: Sequence[Slot | None], lengths: Sequence[int], device: torch.device
+) -> tuple[Segment, ...]:
     """The parts of a stream whose sequences have these places and lengths.
 
     Sequences of one stack must be neighbours, in the order of their slots; None is the bare base.
     """
-    parts = []
+    segments = []
     at = 0
     for stack, run in groupby(zip(places, lengths, strict=True), lambda pair: pair[0] and pair[0].stack):
         sequences = list(run)
         tokens = sum(n for _, n in sequences)
         if stack is not None:
             own = [(place.slot, n) for place, n in sequences if place is not None]
-            parts.append(_part(stack, own, at, tokens, device))
+            segments.append(_part(stack, own, at, tokens, device))
         at += tokens
-    return tuple(parts)
+    return tuple(segments)
 
 
 def _part(
     stack: AdapterStack, own: Sequence[tuple[int, int]], start: int, tokens: int, device: torch.device
-) -> Part:
+) -> Segment:
     slots = [slot for slot, _ in own]
     assert slots == sorted(slots), "sequences stand in the order of their slots"
     first, count = slots[0], slots[-1] - slots[0] + 1
@@ -117,4 +117,4 @@ def _part(
         each = torch.tensor(scales, dtype=stack.dtype, device=device)
         scale = each.repeat_interleave(torch.tensor(counts, device=device))[:, None]
     factors, grads = stack.views(first, count)
-    return Part(start, start + tokens, Shares(counts, device), scale, factors, grads)
+    return Segment(start, start + tokens, GroupOffsets(counts, device), scale, factors, grads)

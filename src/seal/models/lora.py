@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from seal.errors import AdaptError, ConfigError, ModelError
-from seal.inner.schedule import init_lora, learning_rate, step_rows, total_steps
-from seal.records import LoRARecipe, TrainRow
+from seal.inner.schedule import init_lora, learning_rate, step_sequences, total_steps
+from seal.records import TrainingConfig, TrainingSequence
 from seal.seeds import derive
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class LoRAWrapper:
     """A LoRA adapter on one model; the model itself is as it was after `close()` or the `with` block.
 
     >>> with LoRAWrapper(model, rank=8, alpha=16) as adapter:
-    ...     losses = adapter.fit(rows, LoRARecipe(epochs=3), seed=0)
+    ...     losses = adapter.fit(rows, TrainingConfig(epochs=3), seed=0)
     ...     adapter.save("adapter")
 
     Args:
@@ -133,9 +133,9 @@ class LoRAWrapper:
         self._peft: PeftModel | None = _attach(model, self._config())
 
     @classmethod
-    def from_recipe(cls, model: PreTrainedModel, recipe: LoRARecipe) -> LoRAWrapper:
-        """A wrapper with the adapter shape of `recipe`."""
-        return cls(model, recipe.rank, recipe.alpha, recipe.dropout, recipe.targets)
+    def from_config(cls, model: PreTrainedModel, training: TrainingConfig) -> LoRAWrapper:
+        """A wrapper with the adapter shape of `training`."""
+        return cls(model, training.rank, training.alpha, training.dropout, training.targets)
 
     @property
     def peft(self) -> PeftModel:
@@ -164,10 +164,10 @@ class LoRAWrapper:
                 a.copy_(init_lora(name, a.shape[1], self.rank, seed))
                 b.zero_()
 
-    def fit(self, rows: Sequence[TrainRow], recipe: LoRARecipe, seed: int = 0) -> list[float]:
+    def fit(self, rows: Sequence[TrainingSequence], training: TrainingConfig, seed: int = 0) -> list[float]:
         """Train the adapter from its start values on `rows`; the mean loss of every optimiser step.
 
-        Only the training settings of `recipe` count; the adapter keeps the shape it was made with. The loss
+        Only the training settings of `training` count; the adapter keeps the shape it was made with. The loss
         of a step is the sum of its token losses over its labelled tokens (nats a token), so micro-batches
         weigh by tokens. AdamW has beta (0.9, 0.999) and eps 1e-8.
 
@@ -179,20 +179,20 @@ class LoRAWrapper:
         self._check(rows)
         self.reset(seed)
         factors = [factor for pair in self.layers().values() for factor in pair]
-        optimiser = torch.optim.AdamW(factors, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        total = total_steps(len(rows), recipe)
+        optimiser = torch.optim.AdamW(factors, lr=training.learning_rate, weight_decay=training.weight_decay)
+        total = total_steps(len(rows), training)
         losses = []
         with self._fitting(seed):
-            for step, chosen in enumerate(step_rows(len(rows), recipe, seed)):
+            for step, chosen in enumerate(step_sequences(len(rows), training, seed)):
                 losses.append(self._backward([rows[i] for i in chosen]))
-                if recipe.max_grad_norm > 0:
-                    torch.nn.utils.clip_grad_norm_(factors, recipe.max_grad_norm)
-                optimiser.param_groups[0]["lr"] = learning_rate(recipe, step, total)
+                if training.max_grad_norm > 0:
+                    torch.nn.utils.clip_grad_norm_(factors, training.max_grad_norm)
+                optimiser.param_groups[0]["lr"] = learning_rate(training, step, total)
                 optimiser.step()
                 optimiser.zero_grad()
         return losses
 
-    def _backward(self, rows: Sequence[TrainRow]) -> float:
+    def _backward(self, rows: Sequence[TrainingSequence]) -> float:
         """Add the gradient of the rows' mean token loss; return that mean (0 without labelled tokens)."""
         n_labelled = sum(len(row.labelled()) for row in rows)
         total = 0.0
@@ -206,7 +206,7 @@ class LoRAWrapper:
             raise AdaptError(f"the training loss became {mean}", "lower the learning rate")
         return mean
 
-    def _check(self, rows: Sequence[TrainRow]) -> None:
+    def _check(self, rows: Sequence[TrainingSequence]) -> None:
         window = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
         longest = max((len(row.ids) for row in rows), default=0)
         if window is not None and longest > window:
@@ -319,7 +319,7 @@ def _copied(factor: Tensor) -> Tensor:
     return factor.detach().to("cpu", torch.promote_types(factor.dtype, torch.float32), copy=True)
 
 
-def row_loss(model: Any, row: TrainRow) -> Tensor:
+def row_loss(model: Any, row: TrainingSequence) -> Tensor:
     """Sum of the negative log-likelihoods of the row's labelled tokens, in nats, in fp32 at least; ()."""
     import torch
 

@@ -1,4 +1,4 @@
-"""Low-rank factors folded into a model's own weights, for good or for a while."""
+"""Low-rank factors merged into a model's own weights, for good or for a while."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from seal.models.lora import Factors
 
 
-def fold(model: PreTrainedModel, factors: Factors, scale: float) -> None:
+def merge(model: PreTrainedModel, factors: Factors, scale: float) -> None:
     """Add scale · B·A to the weights, in place; `scale` includes alpha / rank."""
     import torch
     from transformers.pytorch_utils import Conv1D
@@ -45,5 +45,5 @@ def restored(model: PreTrainedModel, layers: Iterable[str]) -> Iterator[None]:
 def merged(model: PreTrainedModel, factors: Factors, scale: float) -> Iterator[PreTrainedModel]:
     """`model` with scale · B·A added to its weights inside the block; bit for bit as before afterwards."""
     with restored(model, factors):
-        fold(model, factors, scale)
+        merge(model, factors, scale)
         yield model

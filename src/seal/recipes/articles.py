@@ -14,8 +14,8 @@ from typing import Any
 
 from seal.errors import DataError
 from seal.records import Question
+from seal.run.journal import Journal
 from seal.seeds import derive
-from seal.track.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)

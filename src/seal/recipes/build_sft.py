@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seal.errors import DataError
-from seal.recipes.results import Article, QueryRun, read_run
+from seal.recipes.results import QueryRun, RunArticle, read_run
 from seal.restem import top_k
 
 
@@ -64,7 +64,7 @@ def sft_lines(run: QueryRun, k_best: int = 1) -> tuple[list[str], tuple[int, int
     return lines, (tied, no_better, skipped)
 
 
-def _best(article: Article, k: int) -> tuple[list[str], bool, int]:
+def _best(article: RunArticle, k: int) -> tuple[list[str], bool, int]:
     """The article's best texts, whether a tie was broken, and how many do not beat their baseline."""
     measured = [c for c in article.completions if c.stats.adapter_mean is not None and c.text.strip()]
     chosen, tie = top_k([c.stats.adapter_mean or 0.0 for c in measured], k)

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any
 from seal.data.loader import load_tasks
 from seal.errors import AdaptError, ConfigError, DataError
 from seal.models.lora import linear_modules
-from seal.models.merge import fold, merged, restored
+from seal.models.merge import merge, merged, restored
 from seal.recipes.articles import open_journal, write_json
 from seal.recipes.continual_report import matrices, summary
 from seal.recipes.make_data import SAMPLING
 from seal.recipes.query import lora_params
-from seal.records import AdaptJob, AdaptOutcome, Probe, Sampling, Task, TrainRow
+from seal.records import AdaptJob, AdaptOutcome, EvalPrompt, Sampling, Task, TrainingSequence
 from seal.seeds import derive
-from seal.self_edit import training_sequences
+from seal.self_edit import sequence_texts
 from seal.serve import messages as m
 from seal.serve.requests import Requests, reply_from_outcome
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from seal.inner.protocol import Generator, InnerLoop
     from seal.models.load import LoadedModel
     from seal.models.lora import Factors
-    from seal.track.journal import Journal
+    from seal.run.journal import Journal
 
 log = logging.getLogger("seal.continual")
 
@@ -62,7 +62,7 @@ class ContinualSettings:
     """S: chains, each with its own passages and order."""
     methods: tuple[str, ...] = ("official",)
     split_newlines: bool = True
-    recipe: m.TTTRequest = field(default_factory=m.TTTRequest)
+    training: m.TTTRequest = field(default_factory=m.TTTRequest)
     sampling: Sampling = SAMPLING
     replay: int = 16
     """Sequences of earlier edits that an edit trains on again, drawn evenly."""
@@ -72,7 +72,7 @@ class ContinualSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class Factories:
     """What works on the model: rebuilt from `loaded` after every merge.
 
     `prompt_of` gives the prompt for a passage; an empty one means that the passage alone is trained on.
@@ -83,7 +83,7 @@ class Tools:
     prompt_of: Callable[[Task], str]
 
 
-def continual(settings: ContinualSettings, loaded: LoadedModel, tools: Tools) -> dict[str, Any]:
+def continual(settings: ContinualSettings, loaded: LoadedModel, factories: Factories) -> dict[str, Any]:
     """Run what is missing of every chain, write `settings.out` and return it.
 
     `loaded`'s weights are edited in place and put back.
@@ -102,7 +102,7 @@ def continual(settings: ContinualSettings, loaded: LoadedModel, tools: Tools) ->
         for s, tasks in enumerate(chains):
             for method in settings.methods:
                 if journal.get("chain", f"{method}/{s}") is None:
-                    chain = _Chain(settings, method, s, tasks, loaded, tools)
+                    chain = _Chain(settings, method, s, tasks, loaded, factories)
                     journal.append("chain", f"{method}/{s}", chain.run())
         result = _result(settings, journal, loaded)
     write_json(settings.out, result)
@@ -133,12 +133,12 @@ class _Chain:
         number: int,
         tasks: Sequence[Task],
         loaded: LoadedModel,
-        tools: Tools,
+        factories: Factories,
     ) -> None:
         self.settings, self.method, self.number = settings, method, number
-        self.tasks, self.loaded, self.tools = tasks, loaded, tools
+        self.tasks, self.loaded, self.factories = tasks, loaded, factories
         self.requests = Requests(loaded)
-        self.learned: list[list[TrainRow]] = []
+        self.learned: list[list[TrainingSequence]] = []
         """Own training rows of every edit so far."""
 
     def run(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class _Chain:
 
     def _accuracies(self, tasks: Sequence[Task]) -> list[float]:
         jobs = [self.requests.job(self._request(task, []), task.id, 0) for task in tasks]
-        outcomes = {o.job_id: o for o in self.tools.inner_of(self.loaded).run(jobs)}
+        outcomes = {o.job_id: o for o in self.factories.inner_of(self.loaded).run(jobs)}
         return [reply_from_outcome(outcomes[task.id]).baseline_accuracy for task in tasks]
 
     def _request(self, task: Task, texts: list[str]) -> m.TTTRequest:
@@ -171,31 +171,31 @@ class _Chain:
             for q in task.target
         ]
         update = {"train_sequences": texts, "eval_questions": questions}
-        return self.settings.recipe.model_copy(update=update)
+        return self.settings.training.model_copy(update=update)
 
     def _edit(self, k: int) -> dict[str, Any]:
         """Write the self-edit of passage k with the model as it is now, train on it, merge."""
         task = self.tasks[k]
         seed = derive(self.settings.seed, "continual", self.number, k, task.id)
         completion = self._complete(task, seed)
-        texts = training_sequences(completion, task.title, task.context, self.settings.split_newlines)
+        texts = sequence_texts(completion, task.title, task.context, self.settings.split_newlines)
         job = self.requests.job(self._request(task, texts), f"edit {k}", seed)
-        own = list(job.rows)
+        own = list(job.sequences)
         if "replay" in self.method:
-            job = AdaptJob(job.id, (*own, *self._replayed(seed)), job.recipe, (), seed)
+            job = AdaptJob(job.id, (*own, *self._replayed(seed)), job.training, (), seed)
         scale = self._train_and_merge(job)
         self.learned.append(own)
-        return {"completion": completion, "scale": scale, "rows": len(job.rows), "own_rows": len(own)}
+        return {"completion": completion, "scale": scale, "rows": len(job.sequences), "own_rows": len(own)}
 
     def _complete(self, task: Task, seed: int) -> str:
-        prompt = self.tools.prompt_of(task)
+        prompt = self.factories.prompt_of(task)
         if not prompt:
             return ""
-        generator = self.tools.generator_of(self.loaded)
+        generator = self.factories.generator_of(self.loaded)
         (completion,) = generator.generate([prompt], self.settings.sampling, [seed])
         return completion.text.strip()
 
-    def _replayed(self, seed: int) -> list[TrainRow]:
+    def _replayed(self, seed: int) -> list[TrainingSequence]:
         earlier = [row for rows in self.learned for row in rows]
         return random.Random(derive(seed, "replay")).sample(earlier, min(self.settings.replay, len(earlier)))
 
@@ -203,15 +203,15 @@ class _Chain:
         """Returns the scale at which the adapter was merged; 0: rejected."""
         with tempfile.TemporaryDirectory(prefix="seal-continual-") as folder:
             target = Path(folder) / "adapter"
-            probe_free = AdaptJob(job.id, job.rows, job.recipe, (), job.seed, str(target))
-            (outcome,) = self.tools.inner_of(self.loaded).run([probe_free])
+            without_prompts = AdaptJob(job.id, job.sequences, job.training, (), job.seed, str(target))
+            (outcome,) = self.factories.inner_of(self.loaded).run([without_prompts])
             if outcome.error is not None:
                 raise AdaptError(f"{self.method}, sequence {self.number}, {job.id}: {outcome.error.message}")
             factors = _read_factors(self.loaded, target)
-        full = job.recipe.alpha / job.recipe.rank
+        full = job.training.alpha / job.training.rank
         scale = self._admitted(factors, full) if "gate" in self.method and self.learned else 1.0
         if scale:
-            fold(self.loaded.model, factors, full * scale)
+            merge(self.loaded.model, factors, full * scale)
         return scale
 
     def _admitted(self, factors: Factors, full: float) -> float:
@@ -229,9 +229,9 @@ class _Chain:
         """Mean negative log-likelihood (nats a token) of all earlier edits' own rows."""
         rows = [row for rows in self.learned for row in rows if len(row.ids) > 1]
         one = Sampling(temperature=0.0, max_new_tokens=1)
-        probes = tuple(Probe(f"r{i}", row.ids[:1], one, row.ids[1:]) for i, row in enumerate(rows))
-        job = AdaptJob("cost", (), self.settings.recipe.recipe(), probes, 0)
-        (outcome,) = self.tools.inner_of(self.loaded).run([job])
+        eval_prompts = tuple(EvalPrompt(f"r{i}", row.ids[:1], one, row.ids[1:]) for i, row in enumerate(rows))
+        job = AdaptJob("cost", (), self.settings.training.training(), eval_prompts, 0)
+        (outcome,) = self.factories.inner_of(self.loaded).run([job])
         return _mean_loss(outcome)
 
 
@@ -276,7 +276,7 @@ def _result(settings: ContinualSettings, journal: Journal, loaded: LoadedModel) 
         "dataset": settings.dataset,
         "base_model": loaded.source,
         "seed": settings.seed,
-        "lora_params": lora_params(settings.recipe),
+        "lora_params": lora_params(settings.training),
         "methods": shown,
     }
 
@@ -288,6 +288,6 @@ def _chain_data(journal: Journal, method: str, s: int) -> dict[str, Any]:
 
 
 def _identity(settings: ContinualSettings, chains: list[list[Task]], policy: str) -> dict[str, object]:
-    plain = asdict(settings) | {"recipe": settings.recipe.model_dump(mode="json"), "policy": policy}
+    plain = asdict(settings) | {"training": settings.training.model_dump(mode="json"), "policy": policy}
     plain["chains"] = [[task.id for task in tasks] for tasks in chains]
     return {name: value for name, value in plain.items() if name not in ("out", "methods")}

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from seal.errors import ServeError
 from seal.recipes.articles import Article, open_journal, read_articles, write_json
 from seal.recipes.query import lora_params
+from seal.run.journal import Journal
 from seal.seeds import derive
-from seal.self_edit import training_sequences
+from seal.self_edit import sequence_texts
 from seal.serve import messages as m
 from seal.serve.requests import TTT, Ask, Requests, reply_from_outcome
-from seal.track.journal import Journal
 
 if TYPE_CHECKING:
     from seal.inner.protocol import InnerLoop
@@ -46,7 +46,7 @@ class CPTSettings:
     k: int | None = None
     """Completions an article; each comes with the passage, as in the official script. 0: passages only."""
     split_newlines: bool = True
-    recipe: m.TTTRequest = field(default_factory=lambda: CPT_RECIPE)
+    training: m.TTTRequest = field(default_factory=lambda: CPT_RECIPE)
     seed: int = 0
 
 
@@ -102,7 +102,7 @@ def cpt_full(
             journal.append("answers", "before", _answers(inner_of(loaded), requests, request))
         if journal.get("trained", "cpt") is None:
             job = requests.job(request, "cpt", derive(settings.seed, "cpt"))
-            losses = full_finetune(loaded.model, job.rows, request.recipe(), job.seed)
+            losses = full_finetune(loaded.model, job.sequences, request.training(), job.seed)
             save_checkpoint(loaded.model, loaded.tokenizer, save_to)
             journal.append(
                 "trained", "cpt", {"steps": len(losses), "last_loss": losses[-1] if losses else None}
@@ -119,7 +119,7 @@ def _request(settings: CPTSettings, articles: list[Article]) -> m.TTTRequest:
     texts, questions = [], []
     for article in articles:
         for completion in article.completions if settings.k != 0 else [""]:
-            texts += training_sequences(completion, article.title, article.context, settings.split_newlines)
+            texts += sequence_texts(completion, article.title, article.context, settings.split_newlines)
         questions += [
             m.EvalQuestion(
                 title=article.title,
@@ -130,7 +130,7 @@ def _request(settings: CPTSettings, articles: list[Article]) -> m.TTTRequest:
             )
             for q in article.questions
         ]
-    return settings.recipe.model_copy(update={"train_sequences": texts, "eval_questions": questions})
+    return settings.training.model_copy(update={"train_sequences": texts, "eval_questions": questions})
 
 
 def _answers(inner: InnerLoop, requests: Requests, request: m.TTTRequest) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _write(
         "n_articles": len(articles),
         "k_completions": max((len(a.completions) for a in articles), default=0) if settings.k != 0 else 0,
         "split_newlines": settings.split_newlines,
-        "lora_params": lora_params(settings.recipe),
+        "lora_params": lora_params(settings.training),
         "seed": settings.seed,
         **more,
         "per_article": _per_article(articles, reply),
@@ -225,6 +225,6 @@ def _intervals(articles: list[Article], reply: dict[str, Any], seed: int) -> dic
 
 
 def _identity(settings: CPTSettings, request: m.TTTRequest, policy: str, method: str) -> dict[str, object]:
-    plain = asdict(settings) | {"recipe": settings.recipe.model_dump(mode="json")}
+    plain = asdict(settings) | {"training": settings.training.model_dump(mode="json")}
     plain |= {"request": request.digest(), "policy": policy, "method": method}
     return {name: value for name, value in plain.items() if name not in ("out", "data")}

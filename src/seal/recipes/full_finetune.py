@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seal.errors import AdaptError
-from seal.inner.schedule import learning_rate, step_rows, total_steps
-from seal.records import LoRARecipe, TrainRow
+from seal.inner.schedule import learning_rate, step_sequences, total_steps
+from seal.records import TrainingConfig, TrainingSequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +19,11 @@ log = logging.getLogger("seal.cpt")
 
 
 def full_finetune(
-    model: PreTrainedModel, rows: Sequence[TrainRow], recipe: LoRARecipe, seed: int
+    model: PreTrainedModel, rows: Sequence[TrainingSequence], training: TrainingConfig, seed: int
 ) -> list[float]:
     """Train all weights of `model` in place with AdamW; the mean loss (nats a token) of every step.
 
-    Only the training settings of `recipe` count. Rows, schedule and loss are those of the inner loop: a
+    Only the training settings of `training` count. Rows, schedule and loss are those of the inner loop: a
     step's loss is the sum of its token losses over its labelled tokens, and pads count nowhere.
 
     Raises:
@@ -38,14 +38,14 @@ def full_finetune(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
-    total, losses = total_steps(len(rows), recipe), []
-    for step, chosen in enumerate(step_rows(len(rows), recipe, seed)):
-        losses.append(_backward(model, [rows[i] for i in chosen], recipe.batch_size))
-        if recipe.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        optimiser.param_groups[0]["lr"] = learning_rate(recipe, step, total)
+    total, losses = total_steps(len(rows), training), []
+    for step, chosen in enumerate(step_sequences(len(rows), training, seed)):
+        losses.append(_backward(model, [rows[i] for i in chosen], training.batch_size))
+        if training.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+        optimiser.param_groups[0]["lr"] = learning_rate(training, step, total)
         optimiser.step()
         optimiser.zero_grad()
         if step % 20 == 0:
@@ -55,7 +55,7 @@ def full_finetune(
     return losses
 
 
-def _backward(model: PreTrainedModel, rows: Sequence[TrainRow], batch_size: int) -> float:
+def _backward(model: PreTrainedModel, rows: Sequence[TrainingSequence], batch_size: int) -> float:
     """Add the gradient of the rows' mean token loss; return that mean."""
     labelled = sum(len(row.labelled()) for row in rows)
     total = 0.0
@@ -69,7 +69,7 @@ def _backward(model: PreTrainedModel, rows: Sequence[TrainRow], batch_size: int)
     return mean
 
 
-def _summed_loss(model: PreTrainedModel, rows: Sequence[TrainRow]) -> Tensor:
+def _summed_loss(model: PreTrainedModel, rows: Sequence[TrainingSequence]) -> Tensor:
     """Sum of the negative log-likelihoods of the labelled tokens of a right-padded batch, in nats; ()."""
     import torch
 

@@ -13,8 +13,8 @@ from seal.errors import DataError, GenerationError
 from seal.inner.protocol import Generator
 from seal.recipes.articles import Article, open_journal, read_articles, write_json
 from seal.records import Question, Sampling, Task
+from seal.run.journal import Journal
 from seal.seeds import derive
-from seal.track.journal import Journal
 
 log = logging.getLogger("seal.make_data")
 

@@ -18,11 +18,11 @@ from typing import Any
 from seal.errors import ServeError
 from seal.recipes import results
 from seal.recipes.articles import Article, interval, open_journal, read_articles
+from seal.run.journal import Journal
 from seal.seeds import derive
-from seal.self_edit import training_sequences
+from seal.self_edit import sequence_texts
 from seal.serve import messages as m
 from seal.serve.requests import TTT, Ask
-from seal.track.journal import Journal
 
 log = logging.getLogger("seal.query")
 
@@ -40,7 +40,7 @@ class QuerySettings:
     repeats: int = 3
     """Adapters trained a completion, each with its own seed."""
     split_newlines: bool = True
-    recipe: m.TTTRequest = field(default_factory=m.TTTRequest)
+    training: m.TTTRequest = field(default_factory=m.TTTRequest)
     """The LoRA settings; its texts are filled in."""
     exp_name: str = ""
     seed: int = 0
@@ -95,9 +95,9 @@ def _asks(settings: QuerySettings, articles: list[Article]) -> Iterator[Ask]:
             for q in article.questions
         ]
         for j, completion in enumerate(article.completions):
-            texts = training_sequences(completion, article.title, article.context, settings.split_newlines)
+            texts = sequence_texts(completion, article.title, article.context, settings.split_newlines)
             update = {"train_sequences": texts, "eval_questions": questions}
-            request = settings.recipe.model_copy(update=update)
+            request = settings.training.model_copy(update=update)
             for rep in range(settings.repeats):
                 name = f"{i}/{j}/{rep}"
                 yield Ask(name, request, derive(settings.seed, "query", article.title, name))
@@ -118,7 +118,7 @@ def _result(
         n_articles=len(made),
         k_completions=max((len(article.completions) for article in made), default=0),
         eval_times=settings.repeats,
-        lora_params=lora_params(settings.recipe),
+        lora_params=lora_params(settings.training),
         seed=settings.seed,
         policy=policy,
         n_articles_asked=len(articles),
@@ -130,7 +130,9 @@ def _result(
     )
 
 
-def _article(settings: QuerySettings, i: int, article: Article, journal: Journal) -> results.Article | None:
+def _article(
+    settings: QuerySettings, i: int, article: Article, journal: Journal
+) -> results.RunArticle | None:
     completions = []
     for j, text in enumerate(article.completions):
         questions: list[results.QuestionResult] = []
@@ -156,16 +158,16 @@ def _question_results(rep: int, article: Article, reply: dict[str, Any]) -> Iter
         )
 
 
-def lora_params(recipe: m.TTTRequest) -> dict[str, float]:
+def lora_params(training: m.TTTRequest) -> dict[str, float]:
     """The official `lora_params` block."""
     return {
-        "rank": recipe.lora_rank,
-        "alpha": recipe.lora_alpha,
-        "dropout": recipe.lora_dropout,
-        "epochs": recipe.finetune_epochs,
-        "lr": recipe.finetune_lr,
-        "batch_size": recipe.batch_size,
-        "grad_accum_steps": recipe.gradient_accumulation_steps,
+        "rank": training.lora_rank,
+        "alpha": training.lora_alpha,
+        "dropout": training.lora_dropout,
+        "epochs": training.finetune_epochs,
+        "lr": training.finetune_lr,
+        "batch_size": training.batch_size,
+        "grad_accum_steps": training.gradient_accumulation_steps,
     }
 
 
@@ -174,6 +176,6 @@ def _interval(values: list[float | None], seed: int) -> list[float] | None:
 
 
 def _identity(settings: QuerySettings, articles: list[Article], policy: str) -> dict[str, object]:
-    plain = asdict(settings) | {"recipe": settings.recipe.model_dump(mode="json"), "policy": policy}
+    plain = asdict(settings) | {"training": settings.training.model_dump(mode="json"), "policy": policy}
     plain["articles"] = m.digest([article.to_json() for article in articles])
     return {name: value for name, value in plain.items() if name not in ("out", "write_every_s", "data")}

@@ -52,7 +52,7 @@ class CompletionStats(_Part):
     gain_mean: float | None
 
 
-class Completion(_Part):
+class RunCompletion(_Part):
     """One self-edit and what it was worth."""
 
     text: str
@@ -70,13 +70,13 @@ class ArticleStats(_Part):
     mean_gain: float | None
 
 
-class Article(_Part):
+class RunArticle(_Part):
     """One passage with its completions."""
 
     stats: ArticleStats
     title: str
     context: str
-    completions: tuple[Completion, ...]
+    completions: tuple[RunCompletion, ...]
     prompt: str
 
 
@@ -96,7 +96,7 @@ class QueryRun(_Part):
     """A whole result file; its other fields (timestamp, dataset, `lora_params`, …) are in `model_extra`."""
 
     overall: Overall
-    articles: tuple[Article, ...]
+    articles: tuple[RunArticle, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As the file has it: the summary first, the articles last."""
@@ -152,20 +152,20 @@ def overall_stats(articles: Sequence[Sequence[CompletionStats]]) -> Overall:
     return Overall(**{name: _shown(value) for name, value in values.items()})
 
 
-def make_completion(text: str, questions: Iterable[QuestionResult], **extra: Any) -> Completion:
+def make_completion(text: str, questions: Iterable[QuestionResult], **extra: Any) -> RunCompletion:
     """A completion with its statistics; `extra` fields (such as `error`) are written beside the official."""
     questions = tuple(questions)
-    return Completion(text=text, stats=completion_stats(questions), questions=questions, **extra)
+    return RunCompletion(text=text, stats=completion_stats(questions), questions=questions, **extra)
 
 
-def make_article(title: str, context: str, prompt: str, completions: Iterable[Completion]) -> Article:
+def make_article(title: str, context: str, prompt: str, completions: Iterable[RunCompletion]) -> RunArticle:
     """An article with its statistics."""
     completions = tuple(completions)
     stats = article_stats([completion.stats for completion in completions])
-    return Article(stats=stats, title=title, context=context, completions=completions, prompt=prompt)
+    return RunArticle(stats=stats, title=title, context=context, completions=completions, prompt=prompt)
 
 
-def make_run(articles: Iterable[Article], **fields: Any) -> QueryRun:
+def make_run(articles: Iterable[RunArticle], **fields: Any) -> QueryRun:
     """A run with its statistics and its run fields."""
     articles = tuple(articles)
     overall = overall_stats([[c.stats for c in article.completions] for article in articles])

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING
 
 from seal.data.formats import read_text
 from seal.errors import ConfigError, DataError, ModelError, SealError
-from seal.records import LoRARecipe
+from seal.records import TrainingConfig
 from seal.restem import (
     PAPER_SFT,
     Pair,
     Progress,
     ReSTEMOptimizer,
     UpdateResult,
-    completion_rows,
+    completion_sequences,
     save_merged,
-    train_on_rows,
+    train_on_sequences,
     window,
 )
 
@@ -83,9 +83,9 @@ class SFTJob:
         known = ("constant", "linear", "cosine")
         _require(self.schedule in known, "schedule", self.schedule, ", ".join(known))
 
-    def recipe(self) -> LoRARecipe:
+    def training(self) -> TrainingConfig:
         """The LoRA recipe of this job."""
-        return LoRARecipe(
+        return TrainingConfig(
             rank=self.rank,
             alpha=self.alpha,
             dropout=self.dropout,
@@ -116,7 +116,7 @@ def train_sft(job: SFTJob, progress: Progress | None = None) -> UpdateResult:
     _require_new(Path(job.output_dir))
     loaded = _load(job)
     if _world() == 1:
-        optimizer = ReSTEMOptimizer(job.recipe(), micro_batch=job.micro_batch)
+        optimizer = ReSTEMOptimizer(job.training(), micro_batch=job.micro_batch)
         result = optimizer.update(loaded, pairs, job.output_dir, job.seed, progress=progress)
     else:
         result = _train_together(job, loaded, pairs, progress)
@@ -135,17 +135,17 @@ def _train_together(
 
     from seal.models.load import load_model
 
-    recipe = job.recipe()
-    rows = completion_rows(loaded.tokenizer, pairs, window(loaded.model))
+    training = job.training()
+    rows = completion_sequences(loaded.tokenizer, pairs, window(loaded.model))
     shown = progress if _rank() == 0 else None
-    factors, losses = train_on_rows(
-        loaded, rows, recipe, job.seed, micro_batch=job.micro_batch, progress=shown
+    factors, losses = train_on_sequences(
+        loaded, rows, training, job.seed, micro_batch=job.micro_batch, progress=shown
     )
     version = ""
     if _rank() == 0:
         # A fresh copy on the CPU: ZeRO-3 may have cut up the one that trained.
         whole = load_model(job.model, "cpu", str(loaded.model.dtype).removeprefix("torch."))
-        version = save_merged(whole, factors, recipe, job.output_dir)
+        version = save_merged(whole, factors, training, job.output_dir)
     PartialState().wait_for_everyone()
     return UpdateResult(version, job.output_dir, tuple(losses), len(rows), True)
 
@@ -244,9 +244,9 @@ def _rank() -> int:
 def _free_port() -> int:
     import socket
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as eval_prompt:
+        eval_prompt.bind(("127.0.0.1", 0))
+        return int(eval_prompt.getsockname()[1])
 
 
 def _require(fine: bool, name: str, value: object, expected: str) -> None:

@@ -20,7 +20,7 @@ from seal.arc.serialise import Style
 from seal.arc.synthetic import FAMILIES, synthetic_tasks
 from seal.domains.base import InvalidEdit
 from seal.domains.few_shot import FewShotLearning
-from seal.records import AdaptJob, LoRARecipe, Task, TrainRow
+from seal.records import AdaptJob, Task, TrainingConfig, TrainingSequence
 from seal.seeds import derive
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 
 #: Dihedral changes, shifts and new colours make a task of one family another one with as definite a rule.
 _VARIED = ArcRecipe(True, False, False, False, "train_using_output_tokens", 1e-3, 1, colour=True)
-RECIPE = LoRARecipe(rank=32, learning_rate=7e-4, epochs=1, batch_size=4, schedule="cosine", warmup_ratio=0.05)
+RECIPE = TrainingConfig(
+    rank=32, learning_rate=7e-4, epochs=1, batch_size=4, schedule="cosine", warmup_ratio=0.05
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class WarmStart:
     """Longer rows are left out: reflections lay several grids side by side."""
     demonstrations: tuple[int, ...] = (2, 3, 4)
     """Solved examples of a task, in turn."""
-    recipe: LoRARecipe = RECIPE
+    recipe: TrainingConfig = RECIPE
     seed: int = 0
 
 
@@ -65,7 +67,7 @@ def warm_start_rows(
     *,
     serialisation: Style = "compact",
     chat: bool = False,
-) -> Iterator[TrainRow]:
+) -> Iterator[TrainingSequence]:
     """One row a task: one of its pairs to predict from the others, through an augmentation drawn for it.
 
     Tasks all of whose rows are too long are left out.
@@ -76,7 +78,7 @@ def warm_start_rows(
     )  # fmt: skip
     for number, task in enumerate(_tasks(settings)):
         try:
-            rows = domain.training_rows(task, _VARIED.to_json(), tokenizer)
+            rows = domain.training_sequences(task, _VARIED.to_json(), tokenizer)
         except InvalidEdit:  # all of them are too long
             continue
         most = max(len(row.loss) for row in rows)

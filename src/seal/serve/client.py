@@ -150,13 +150,20 @@ class _Exchange(Generic[T]):
         self._later.pop(name, None)
         yield self._open.pop(name)[0], reply
 
-    def _tell(self, beat: dict[str, Any]) -> None:
+    def _tell(self, heartbeat: dict[str, Any]) -> None:
         """Say now and then how it is going, for whoever looks at the terminal."""
         if time.monotonic() - self._told > _TELL_S:
             self._told = time.monotonic()
-            where = f"{beat['ahead']} ahead of it" if beat["state"] == "queued" else str(beat["state"])
+            where = (
+                f"{heartbeat['ahead']} ahead of it"
+                if heartbeat["state"] == "queued"
+                else str(heartbeat["state"])
+            )
             log.info(
-                "%d under way at the server; one waits %.0f s, %s", len(self._open), beat["elapsed_s"], where
+                "%d under way at the server; one waits %.0f s, %s",
+                len(self._open),
+                heartbeat["elapsed_s"],
+                where,
             )
 
     def _send_later(self) -> None:

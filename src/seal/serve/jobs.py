@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from seal.records import AdaptJob, AdaptOutcome, LoRARecipe, Sampling
+from seal.records import AdaptJob, AdaptOutcome, Sampling, TrainingConfig
 from seal.serve.messages import Envelope, Limits, WireError, explain, within
 
 _JOB = TypeAdapter(AdaptJob)
@@ -19,30 +19,38 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
 
     Args:
         vocabulary: number of token ids of the model.
-        window: most tokens of one sequence (prompt and answer together for a probe).
+        window: most tokens of one sequence (prompt and answer together for an evaluation prompt).
     """
-    recipe = job.recipe
-    within("number of rows", len(job.rows), limits.sequences)
-    within("number of probes", len(job.probes), limits.questions)
-    within("rank", recipe.rank, limits.rank)
-    within("epochs", recipe.epochs, limits.epochs)
-    within("training tokens", sum(len(row.ids) for row in job.rows), limits.tokens)
-    within("prompt tokens", sum(len(p.ids) + len(p.reference) for p in job.probes), limits.tokens)
-    within("tokens of a row", max((len(row.ids) for row in job.rows), default=0), window)
-    for row in job.rows:
+    training = job.training
+    within("number of rows", len(job.sequences), limits.sequences)
+    within("number of evaluation prompts", len(job.eval_prompts), limits.questions)
+    within("rank", training.rank, limits.rank)
+    within("epochs", training.epochs, limits.epochs)
+    within("training tokens", sum(len(row.ids) for row in job.sequences), limits.tokens)
+    within("prompt tokens", sum(len(p.ids) + len(p.reference) for p in job.eval_prompts), limits.tokens)
+    within("tokens of a row", max((len(row.ids) for row in job.sequences), default=0), window)
+    for row in job.sequences:
         inside = all(0 <= start <= stop <= len(row.ids) for start, stop in row.loss)
         if not inside or sum(stop - start for start, stop in row.loss) > len(row.ids):
             raise WireError("a row's loss spans overlap or leave the row", "give disjoint [start, stop)")
-    for probe in job.probes:
-        _check_sampling(probe.sampling, limits)
-        within("tokens of a prompt", len(probe.ids) + probe.sampling.max_new_tokens, window)
-        within("tokens of a reference", len(probe.ids) + len(probe.reference), window)
-        if not probe.ids:
-            raise WireError("a probe has no prompt tokens", "give every probe at least one token")
-        if probe.question is not None and not probe.question.accepted:
-            raise WireError("a probe's question has no gold answer", "give one, or leave the question out")
-    _check_ranges(recipe)
-    ids = [row.ids for row in job.rows] + [p.ids for p in job.probes] + [p.reference for p in job.probes]
+    for eval_prompt in job.eval_prompts:
+        _check_sampling(eval_prompt.sampling, limits)
+        within("tokens of a prompt", len(eval_prompt.ids) + eval_prompt.sampling.max_new_tokens, window)
+        within("tokens of a reference", len(eval_prompt.ids) + len(eval_prompt.reference), window)
+        if not eval_prompt.ids:
+            raise WireError(
+                "a evaluation prompt has no prompt tokens", "give every evaluation prompt at least one token"
+            )
+        if eval_prompt.question is not None and not eval_prompt.question.accepted:
+            raise WireError(
+                "a evaluation prompt's question has no gold answer", "give one, or leave the question out"
+            )
+    _check_ranges(training)
+    ids = (
+        [row.ids for row in job.sequences]
+        + [p.ids for p in job.eval_prompts]
+        + [p.reference for p in job.eval_prompts]
+    )
     lowest, highest = min((min(i) for i in ids if i), default=0), max((max(i) for i in ids if i), default=0)
     if lowest < 0 or highest >= vocabulary:
         wrong = lowest if lowest < 0 else highest
@@ -59,22 +67,22 @@ def _check_sampling(sampling: Sampling, limits: Limits) -> None:
         )
 
 
-def _check_ranges(recipe: LoRARecipe) -> None:
+def _check_ranges(training: TrainingConfig) -> None:
     good = {
-        "rank": recipe.rank >= 1,
-        "alpha": recipe.alpha > 0,
-        "dropout": 0 <= recipe.dropout < 1,
-        "learning_rate": 0 < recipe.learning_rate <= 1,
-        "epochs": recipe.epochs >= 0,
-        "batch_size": recipe.batch_size >= 1,
-        "accumulation": recipe.accumulation >= 1,
-        "warmup_ratio": 0 <= recipe.warmup_ratio <= 1,
-        "weight_decay": 0 <= recipe.weight_decay < float("inf"),
-        "max_grad_norm": 0 <= recipe.max_grad_norm < float("inf"),
+        "rank": training.rank >= 1,
+        "alpha": training.alpha > 0,
+        "dropout": 0 <= training.dropout < 1,
+        "learning_rate": 0 < training.learning_rate <= 1,
+        "epochs": training.epochs >= 0,
+        "batch_size": training.batch_size >= 1,
+        "accumulation": training.accumulation >= 1,
+        "warmup_ratio": 0 <= training.warmup_ratio <= 1,
+        "weight_decay": 0 <= training.weight_decay < float("inf"),
+        "max_grad_norm": 0 <= training.max_grad_norm < float("inf"),
     }
     for name, fine in good.items():
         if not fine:
-            raise WireError(f"{name} {getattr(recipe, name)!r} is out of range")
+            raise WireError(f"{name} {getattr(training, name)!r} is out of range")
 
 
 def _unknown_key(given: Any, known: Any) -> str:

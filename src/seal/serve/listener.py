@@ -14,7 +14,7 @@ from seal.serve.settings import ServerSettings
 
 
 def authenticator(context: zmq.asyncio.Context, settings: ServerSettings) -> AsyncioAuthenticator | None:
-    """The running doorman of every socket of `context`; None without CURVE keys."""
+    """The running authenticator of every socket of `context`; None without CURVE keys."""
     if settings.keys is None:
         return None
     auth = AsyncioAuthenticator(context)

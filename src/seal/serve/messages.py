@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seal.errors import ServeError
-from seal.records import LoRARecipe
+from seal.records import TrainingConfig
 
 PROTOCOL = 1
 """Version of the envelope; a server refuses any other."""
@@ -138,9 +138,9 @@ class TTTRequest(_Message):
         """Whether nothing is trained, so that the adapter's answers are the baseline's."""
         return self.skip_training or not self.train_sequences or not self.finetune_epochs
 
-    def recipe(self) -> LoRARecipe:
+    def training(self) -> TrainingConfig:
         """The training recipe in the engine's terms."""
-        return LoRARecipe(
+        return TrainingConfig(
             rank=self.lora_rank,
             alpha=float(self.lora_alpha),
             dropout=float(self.lora_dropout),

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from seal.domains.knowledge import KnowledgeIncorporation, rows_from_text
+from seal.domains.knowledge import KnowledgeIncorporation, sequence_from_text
 from seal.errors import ServeError
 from seal.inner.protocol import InnerLoop
-from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainRow, Verdict
+from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainingSequence, Verdict
 from seal.serve import messages as m
 from seal.serve.jobs import check_job, outcome_to_wire
 
@@ -73,19 +73,21 @@ class Requests:
         Raises:
             DataError: `end_mask_substring` leaves nothing of a sequence to train on.
         """
-        rows: tuple[TrainRow, ...] = ()
+        rows: tuple[TrainingSequence, ...] = ()
         if not request.baseline_only:
             made = [
-                rows_from_text(self._tokenizer, text, request.end_mask_substring or "")
+                sequence_from_text(self._tokenizer, text, request.end_mask_substring or "")
                 for text in request.train_sequences
             ]
             rows = tuple(row for row in made if row.labelled())
         questions = tuple(
             Question(q.question, q.answer, q.title, tuple(q.also)) for q in request.eval_questions
         )
-        task = Task("ttt", "", questions)  # probes of the same questions are equal, so baselines are shared
-        probes = self._domain.probes(task, self._tokenizer) if questions else ()
-        return AdaptJob(job_id, rows, request.recipe(), probes, seed)
+        task = Task(
+            "ttt", "", questions
+        )  # evaluation prompts of the same questions are equal, so baselines are shared
+        eval_prompts = self._domain.eval_prompts(task, self._tokenizer) if questions else ()
+        return AdaptJob(job_id, rows, request.training(), eval_prompts, seed)
 
     def adopt(self, job: AdaptJob, job_id: str, adapters: Path | None) -> AdaptJob:
         """A client's job under the server's name for it.

@@ -21,13 +21,13 @@ import zmq.asyncio
 
 from seal.inner.protocol import OpenInnerLoop
 from seal.serve import messages as m
-from seal.serve.desk import Desk
 from seal.serve.jobs import job_from_wire
 from seal.serve.listener import authenticator, listen, user_of
+from seal.serve.pending import Subscriber
 from seal.serve.requests import Requests
+from seal.serve.scheduler import Scheduler
 from seal.serve.settings import ServerSettings
 from seal.serve.store import Store
-from seal.serve.tickets import Waiter
 
 log = logging.getLogger("seal.serve")
 
@@ -60,7 +60,7 @@ class TTTServer:
         self.settings, self.name = settings, name
         self.address = ""
         """Where it listens, once it does."""
-        self.desk = Desk(
+        self.scheduler = Scheduler(
             (inner, *helpers), requests, settings, Store() if store is None else store, self._answer
         )
         self._received = 0
@@ -91,19 +91,19 @@ class TTTServer:
             if auth is not None:
                 auth.stop()
             context.destroy(linger=1000)
-            self.desk.close()
+            self.scheduler.close()
 
     async def _serve(self, ready: Callable[[str], None] | None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             with contextlib.suppress(ValueError, RuntimeError):  # only the main thread may
                 self._loop.add_signal_handler(number, self._stop.set)
-        self.desk.open()
-        tasks = [self._loop.create_task(self._receive()), self._loop.create_task(self.desk.beat())]
+        self.scheduler.open()
+        tasks = [self._loop.create_task(self._receive()), self._loop.create_task(self.scheduler.heartbeat())]
         try:
             if ready is not None:
                 ready(self.address)
             await self._stop.wait()
-            await self.desk.drain()
+            await self.scheduler.drain()
         finally:
             for task in tasks:
                 task.cancel()
@@ -128,57 +128,57 @@ class TTTServer:
             envelope_id = value.get("id") if "v" in value else None
             message = m.understand(value, self.settings.limits)
             if isinstance(message, m.Envelope):
-                self._obey(Waiter(route, message, user), message)
+                self._obey(Subscriber(route, message, user), message)
             elif isinstance(message, m.Shutdown):
-                self._shut_down(Waiter(route, None, user), message.token)
+                self._shut_down(Subscriber(route, None, user), message.token)
             else:
-                self.desk.accept_official(Waiter(route, None, user), message)
+                self.scheduler.accept_official(Subscriber(route, None, user), message)
         except m.WireError as error:
-            self.desk.counts["refused"] += 1
+            self.scheduler.counts["refused"] += 1
             known = isinstance(envelope_id, str) and len(envelope_id) <= 200
             head = {"v": m.PROTOCOL, "id": envelope_id, "type": "error"} if known else {}
             self._send(route, {**head, **error.wire()})
 
-    def _obey(self, waiter: Waiter, message: m.Envelope) -> None:
+    def _obey(self, subscriber: Subscriber, message: m.Envelope) -> None:
         if message.cmd == "health":
-            self._answer(waiter, waiter.message("health", self._health()))
+            self._answer(subscriber, subscriber.message("health", self._health()))
         elif message.cmd == "status":
-            status = {**self._health(), "received": self._received, **self.desk.status()}
-            self._answer(waiter, waiter.message("status", status))
+            status = {**self._health(), "received": self._received, **self.scheduler.status()}
+            self._answer(subscriber, subscriber.message("status", status))
         elif message.cmd == "shutdown":
-            self._shut_down(waiter, message.token)
+            self._shut_down(subscriber, message.token)
         elif message.cmd == "cancel" and message.target is not None:
-            state = self.desk.cancel(waiter.user, message.target)
+            state = self.scheduler.cancel(subscriber.user, message.target)
             body = {"target": message.target, "state": state}
-            self._answer(waiter, waiter.message("cancelled", body))
+            self._answer(subscriber, subscriber.message("cancelled", body))
         elif message.cmd == "ttt" and message.request is not None:
-            self.desk.accept_text(waiter, message.request, message.seed, message.key)
+            self.scheduler.accept_text(subscriber, message.request, message.seed, message.key)
         elif message.job is not None:
-            self.desk.accept_job(waiter, job_from_wire(message.job), message.key)
+            self.scheduler.accept_job(subscriber, job_from_wire(message.job), message.key)
 
     def _health(self) -> dict[str, Any]:
         return {
-            "ok": self.desk.is_alive() and not self._stop.is_set(),
+            "ok": self.scheduler.is_alive() and not self._stop.is_set(),
             "model": self.name,
-            "policy": self.desk.requests.policy,
+            "policy": self.scheduler.requests.policy,
             "uptime_s": round(time.monotonic() - self._began, 3),
         }
 
-    def _shut_down(self, waiter: Waiter, token: str) -> None:
+    def _shut_down(self, subscriber: Subscriber, token: str) -> None:
         settings = self.settings
         if settings.keys is not None:
-            client = settings.allowed.get(waiter.user)
+            client = settings.allowed.get(subscriber.user)
             right = client is not None and client.admin
         else:
             right = hmac.compare_digest(token.encode(), settings.shutdown_token.encode())
         if not (right and settings.allow_shutdown):
             raise m.WireError("this client may not shut the server down", code="forbidden")
-        self._answer(waiter, waiter.message("bye", {"status": "bye"}))
-        self.desk.closing = True
+        self._answer(subscriber, subscriber.message("bye", {"status": "bye"}))
+        self.scheduler.closing = True
         self._stop.set()
 
-    def _answer(self, waiter: Waiter, message: dict[str, Any]) -> None:
-        self._send(waiter.route, message)
+    def _answer(self, subscriber: Subscriber, message: dict[str, Any]) -> None:
+        self._send(subscriber.route, message)
 
     def _send(self, route: tuple[bytes, ...], message: dict[str, Any]) -> None:
         """Never blocks: a peer that reads nothing loses its reply, not everybody else theirs."""

@@ -22,7 +22,7 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits)
     seed: int = 0
     """Seeds of requests that bring none derive from it and their content."""
-    beat_s: float = 2.0
+    heartbeat_s: float = 2.0
     """Seconds between progress beats."""
     grace_s: float = 60.0
     """Seconds that running jobs get to finish after a shutdown."""

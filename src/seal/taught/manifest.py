@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from seal.errors import ModelError
-from seal.track.codec import decode, encode
+from seal.run.codec import decode, encode
 
 MANIFEST = "taught.json"
 FORMAT = 1

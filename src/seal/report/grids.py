@@ -32,7 +32,7 @@ def grid_svg(grid: Grid, alt: str, gold: Grid | None = None) -> str:
     return "".join(parts) + "</svg>"
 
 
-def as_grid(value: Sequence[Sequence[int]] | None) -> Grid | None:
+def grid_or_none(value: Sequence[Sequence[int]] | None) -> Grid | None:
     """Rows from JSON as a grid; None for none or for anything that is no grid of colours."""
     if not value or not all(isinstance(row, list | tuple) and row for row in value):
         return None

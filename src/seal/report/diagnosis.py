@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from seal.track.estimates import Mean
-from seal.track.history import History
-from seal.track.metrics import RoundMetrics, RunMetrics
+from seal.report.estimates import Mean
+from seal.report.history import History
+from seal.report.metrics import RoundMetrics, RunMetrics
 
 Level = Literal["problem", "warning", "note"]
 _ORDER: tuple[Level, ...] = ("problem", "warning", "note")
@@ -53,7 +53,7 @@ def _round(m: RoundMetrics, history: History) -> Iterator[Finding]:
             "problem",
             "The grader failed on some answers",
             f"{m.judge_errors} answers have no verdict; they count neither as right nor as wrong.",
-            "Check the judge's address and key, then `seal resume` the run; or `seal judge-again` it.",
+            "Check the judge's address and key, then `seal resume` the run; or `seal regrade` it.",
         )
     if m.loss_spikes >= MANY:
         yield Finding(
@@ -82,11 +82,11 @@ def _rewards(m: RoundMetrics, history: History) -> Iterator[Finding]:
             "Use `reward: log_likelihood` or `accuracy_gain`, which tell smaller differences apart; "
             "ask more questions a task; check that training changes the answers at all.",
         )
-    elif m.edits > 1 and m.level_tasks == m.tasks:
+    elif m.edits > 1 and m.zero_variance_tasks == m.tasks:
         yield Finding(
             "warning",
             "All ties: within every task the self-edits earned the same",
-            f"In {m.level_tasks} of {m.tasks} tasks no self-edit beat another.",
+            f"In {m.zero_variance_tasks} of {m.tasks} tasks no self-edit beat another.",
             "Raise `samples_per_iteration` and `generation.temperature`, or use a finer reward.",
         )
     elif m.tied_tasks * 2 >= m.tasks:

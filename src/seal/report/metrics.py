@@ -1,6 +1,6 @@
 """Metrics of a run, computed from its journal alone: `metrics.jsonl`, reports and trackers show these.
 
-A mean comes with its 95 % bootstrap interval over tasks (`seal.statistics`), gains paired by task; with a
+A mean comes with its 95 % bootstrap interval over tasks (`seal.intervals`), gains paired by task; with a
 single task there is no interval. Where the paper reports points, an interval says how much of them is luck.
 """
 
@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from seal.errors import DataError
 from seal.records import ArmScore, EditResult, Trial, Verdict
-from seal.track.codec import encode
-from seal.track.estimates import (
+from seal.report.estimates import (
     Distribution,
     Mean,
     Reliability,
@@ -28,7 +27,8 @@ from seal.track.estimates import (
     spikes,
     trend,
 )
-from seal.track.history import History
+from seal.report.history import History
+from seal.run.codec import encode
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class RoundMetrics:
     kept_gain: Mean | None
     tied_tasks: int
     """Tasks where order alone decided between equal rewards."""
-    level_tasks: int
+    zero_variance_tasks: int
     """Tasks whose self-edits all earned the same, so that the round learned nothing from comparing them."""
     reliability: Reliability
     questions: Mean
@@ -93,7 +93,7 @@ class RoundMetrics:
     """Mean loss of the adapters' first and last step, in nats a token."""
     last_loss: float | None
     loss_spikes: float
-    """Share of trainings whose loss jumped (see `seal.track.estimates.SPIKE`) or was not finite."""
+    """Share of trainings whose loss jumped (see `seal.report.estimates.SPIKE`) or was not finite."""
     updated: bool
     update_first_loss: float | None
     update_last_loss: float | None
@@ -176,7 +176,7 @@ def round_metrics(history: History, iteration: int) -> RoundMetrics:
         kept=len(kept),
         kept_gain=clustered(by_task(kept, lambda r: r.after - r.before)) if kept else None,
         tied_tasks=len(update.tied_tasks) if update else 0,
-        level_tasks=sum(len(values) > 1 and len(set(values)) == 1 for values in rewards.values()),
+        zero_variance_tasks=sum(len(values) > 1 and len(set(values)) == 1 for values in rewards.values()),
         reliability=reliability(results),
         questions=clustered(sizes),
         log_likelihood_gain=_log_likelihood_gain(trials),

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, quantiles, stdev, variance
 
+from seal.intervals import bootstrap
 from seal.records import ArmScore, EditResult
-from seal.statistics import bootstrap
 
 BINS = 10
 SPIKE = 2.0

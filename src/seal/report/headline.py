@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seal.records import ArmScore
-from seal.track.charts import label
-from seal.track.estimates import Mean, paired
-from seal.track.history import History
-from seal.track.metrics import RunMetrics
+from seal.report.charts import label
+from seal.report.estimates import Mean, paired
+from seal.report.history import History
+from seal.report.metrics import RunMetrics
 
 Tone = Literal["good", "bad", "open"]
 #: With fewer, even the same direction on every task is no surprise (sign test: 2 · 2⁻⁵ is over 5 %).
@@ -17,7 +17,7 @@ FEWEST_TASKS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Headline:
     """`headline` in one sentence; `details` say how sure it is and what it is compared with."""
 
     tone: Tone
@@ -35,7 +35,7 @@ def _likelihood(name: str, metrics: RunMetrics) -> list[str]:
     return [f"Log-likelihood of the gold answers: {mean} nats a token, 95 % interval {low} to {high}."]
 
 
-def verdict(history: History, metrics: RunMetrics) -> Verdict:
+def headline(history: History, metrics: RunMetrics) -> Headline:
     """What the run showed so far."""
     arms = {arm.arm: arm for arm in history.arms}
     best = next((arms[name] for name in ("self_edit_rl", "self_edit") if name in arms), None)
@@ -44,10 +44,10 @@ def verdict(history: History, metrics: RunMetrics) -> Verdict:
     if metrics.rounds:
         return _training_only(history, metrics)
     what = "No round has ended yet" if history.rows else "Nothing has happened yet"
-    return Verdict("open", what, (f"{history.rows} items are finished.",))
+    return Headline("open", what, (f"{history.rows} items are finished.",))
 
 
-def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History, metrics: RunMetrics) -> Verdict:
+def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History, metrics: RunMetrics) -> Headline:
     base = arms["base"]
     gain = paired(best, base) or Mean(best.gain, best.gain_low, best.gain_high)
     what = "Self-edits after RL" if best.arm == "self_edit_rl" else "Self-edits"
@@ -71,7 +71,7 @@ def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History, metri
         details.append("The run is not finished.")
     elif best.arm == "self_edit" and history.rounds and not any(u.updated for u in history.updates.values()):
         details.append("No round updated the policy, so there is nothing to compare after RL.")
-    return Verdict(tone, headline, tuple(details))
+    return Headline(tone, headline, tuple(details))
 
 
 def _comparisons(best: ArmScore, arms: dict[str, ArmScore]) -> list[str]:
@@ -85,14 +85,14 @@ def _comparisons(best: ArmScore, arms: dict[str, ArmScore]) -> list[str]:
     return said
 
 
-def _training_only(history: History, metrics: RunMetrics) -> Verdict:
+def _training_only(history: History, metrics: RunMetrics) -> Headline:
     last = metrics.rounds[-1]
     headline = (
         f"In round {last.iteration + 1} self-edits moved the score on their own tasks "
         f"from {_share(last.before.mean)} to {_share(last.after.mean)}"
     )
     why = "Held-out tasks were not measured" + ("." if history.finished else " yet.")
-    return Verdict(
+    return Headline(
         "open",
         headline,
         (

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class Shares:
+class GroupOffsets:
     """How consecutive tokens are shared out among N adapters, in order; an adapter may have none.
 
-    `times` is one call whatever N: a batched product where all have equally many tokens, else a grouped one
-    (CPU and CUDA; other devices, and fp64, take the adapters one by one). So is `outer` on CUDA.
+    `matmul` is one call whatever N: a batched product where all have equally many tokens, else a grouped one
+    (CPU and CUDA; other devices, and fp64, take the adapters one by one). So is `outer_product` on CUDA.
     """
 
     def __init__(self, counts: Sequence[int], device: torch.device) -> None:
@@ -24,7 +24,7 @@ class Shares:
         self._on_cuda = device.type == "cuda"
         self._ends = torch.tensor(list(accumulate(counts)), dtype=torch.int32, device=device)
 
-    def times(self, x_TI: Tensor, w_NIO: Tensor) -> Tensor:
+    def matmul(self, x_TI: Tensor, w_NIO: Tensor) -> Tensor:
         """(T, O): every token times its adapter's matrix."""
         if self.even:
             return torch.bmm(self._batch(x_TI), w_NIO).flatten(0, 1)
@@ -32,7 +32,7 @@ class Shares:
             return F.grouped_mm(x_TI, w_NIO, offs=self._ends)
         return torch.cat([x @ w for x, w in zip(x_TI.split(self.counts), w_NIO, strict=True)])
 
-    def outer(self, left_TI: Tensor, right_TO: Tensor, out_NIO: Tensor, accumulate: bool) -> None:
+    def outer_product(self, left_TI: Tensor, right_TO: Tensor, out_NIO: Tensor, accumulate: bool) -> None:
         """Write (or add) to `out`, for each adapter, the sum of left ⊗ right over its tokens."""
         if self._on_cuda and (self.even or left_TI.dtype != torch.float64):
             value = self._outer(left_TI, right_TO)

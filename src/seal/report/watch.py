@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from seal.errors import RunError
 from seal.records import Trial
-from seal.track.diagnosis import Finding, diagnose
-from seal.track.estimates import Mean
-from seal.track.gallery import arm_name
-from seal.track.history import History, read_history
-from seal.track.metrics import RoundMetrics, RunMetrics, run_metrics
-from seal.track.texts import one_line
+from seal.report.diagnosis import Finding, diagnose
+from seal.report.estimates import Mean
+from seal.report.gallery import arm_name
+from seal.report.history import History, read_history
+from seal.report.metrics import RoundMetrics, RunMetrics, run_metrics
+from seal.report.texts import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from seal.report.history import History
+from seal.report.metrics import flat, lines, run_metrics
 from seal.settings import SEALConfig
-from seal.track.history import History
-from seal.track.metrics import flat, lines, run_metrics
 
 if TYPE_CHECKING:
-    from seal.track.run import Run
+    from seal.run.folder import Run
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from seal.measure import Measurer, TrialSpec
+from seal.evaluator import Evaluator, TrialSpec
 from seal.records import Baseline, Performance, Phase, SelfEdit, Task, Trial
 from seal.self_edit import SelfEditGenerator
 
 if TYPE_CHECKING:
-    from seal.track.run import Run
+    from seal.run.folder import Run
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class _Clock:
     tokens: int = 0
 
 
-class Workbench:
+class EStep:
     """A policy with its writer, its measurer and the run's journal.
 
     Args:
@@ -38,9 +38,9 @@ class Workbench:
         chunk: adapters that are trained and journalled together.
     """
 
-    def __init__(self, run: Run, writer: SelfEditGenerator, measurer: Measurer, chunk: int) -> None:
-        self.run, self.writer, self.measurer, self.chunk = run, writer, measurer, chunk
-        self.policy = measurer.loaded
+    def __init__(self, run: Run, sampler: SelfEditGenerator, evaluator: Evaluator, chunk: int) -> None:
+        self.run, self.sampler, self.evaluator, self.chunk = run, sampler, evaluator, chunk
+        self.policy = evaluator.loaded
 
     def baselines(
         self, tasks: Sequence[Task], iteration: int, in_context: bool = False
@@ -58,7 +58,7 @@ class Workbench:
         due = [t for t in tasks if (known := recall(t)) is None or known.iteration == iteration]
         if any(recall(task) is None for task in due):  # a batch cut short is answered again whole
             with self.phase("baseline", iteration, kind) as phase:
-                for baseline in self.measurer.baselines(due, in_context):
+                for baseline in self.evaluator.baselines(due, in_context):
                     fresh = replace(baseline, iteration=iteration)
                     self.record("baseline", keys[baseline.task_id], fresh)
                     phase.tokens += sum(a.n_tokens for a in baseline.answers)
@@ -72,7 +72,7 @@ class Workbench:
             return [edit for edit in known if edit is not None]
         log.info("writing %d self-edits", len(names))
         with self.phase("write", iteration) as phase:
-            edits = self.writer.generate(tasks, n, self.policy.version, iteration)
+            edits = self.sampler.generate(tasks, n, self.policy.version, iteration)
             phase.tokens = sum(edit.n_tokens for edit in edits)
         for edit in edits:
             self.record("edit", edit.id, edit)
@@ -95,7 +95,7 @@ class Workbench:
             known = [self.run.recall(Trial, "trial", spec.key) for spec in chunk]
             if not all(known):
                 with self.phase("adapt", iteration, f"{arm}-{number}") as phase:
-                    for trial in self.measurer.trials(chunk, tasks, before):
+                    for trial in self.evaluator.trials(chunk, tasks, before):
                         self.record("trial", f"{trial.edit_id}/r{trial.repeat}", trial)
                         phase.tokens += trial.outcome.timings.train_tokens
                         if trial.problem:
@@ -112,7 +112,7 @@ class Workbench:
 
     def close(self) -> None:
         """Free what the engine holds beside the policy (its helper processes); more work brings it back."""
-        close = getattr(self.measurer.loop, "close", None)
+        close = getattr(self.evaluator.loop, "close", None)
         if close is not None:
             close()
 

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from seal.errors import RunError
-from seal.track.codec import decode, encode
+from seal.run.codec import decode, encode
 
 __all__ = ["Journal", "Row", "decode", "encode"]
 

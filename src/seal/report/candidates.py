@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seal.records import Answer, EditResult, Performance, Question, SelfEdit, Task, Trial, Verdict
-from seal.track.gallery import arm_name
-from seal.track.grids import as_grid, grid_svg
-from seal.track.history import History
-from seal.track.texts import clipped, one_line, plain
+from seal.report.gallery import arm_name
+from seal.report.grids import grid_or_none, grid_svg
+from seal.report.history import History
+from seal.report.texts import clipped, one_line, plain
 
 Mark = Literal["right", "wrong", "error", "none"]
 _PASSAGE, _COMPLETION, _ANSWER, _QUESTION = 6_000, 3_000, 240, 400
@@ -259,7 +259,7 @@ def _task_pictures(task: Task | None) -> tuple[tuple[Picture, ...], ...]:
 
 
 def _pictures(named: Iterable[tuple[str, Any]]) -> tuple[Picture, ...]:
-    found = [(name, as_grid(value)) for name, value in named]
+    found = [(name, grid_or_none(value)) for name, value in named]
     return tuple(Picture(name, grid_svg(grid, plain(name))) for name, grid in found if grid is not None)
 
 
@@ -276,9 +276,9 @@ def _attempts(task: Task | None, performance: Performance | None) -> tuple[Pictu
     solutions = [gold for _, gold in task.target] if task is not None else []
     found = []
     for i, test in enumerate(_tests(performance)):
-        gold = as_grid(solutions[i]) if i < len(solutions) else None
+        gold = grid_or_none(solutions[i]) if i < len(solutions) else None
         for k, attempt in enumerate(test.get("attempts") or (), 1):
-            grid = as_grid(attempt)
+            grid = grid_or_none(attempt)
             if grid is not None:
                 right = " (right)" if gold is not None and grid == gold else ""
                 name = f"test {i + 1}, attempt {k}{right}"

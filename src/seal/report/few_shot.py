@@ -18,9 +18,9 @@ from seal.domains.few_shot import FewShotLearning
 from seal.errors import DataError
 from seal.evaluation import AFTER, BEFORE
 from seal.records import Task
+from seal.report.estimates import Mean, clustered
+from seal.report.history import History, read_tasks
 from seal.settings import SEALConfig
-from seal.track.estimates import Mean, clustered
-from seal.track.history import History, read_tasks
 
 #: Arms without training: the tasks are asked as they are, demonstrations in context.
 UNTRAINED = ("base", "base_rl")

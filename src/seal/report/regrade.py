@@ -16,9 +16,9 @@ from seal.errors import ConfigError, RunError
 from seal.evaluation import base_arm, trained_arm
 from seal.grading import Grade, Grader, cohens_kappa
 from seal.records import Answer, ArmScore, Baseline, Performance, Question, Task, Trial, Verdict
+from seal.report.history import History
 from seal.reward import aggregate, reward_value
 from seal.setup import make_domain, reward_model
-from seal.track.history import History
 
 Item = tuple[Question, str]
 
@@ -97,11 +97,11 @@ def regrade(history: History, tasks: Mapping[str, Task], grader: Grader, name: s
 
 
 def save(result: Regrade, folder: Path) -> Path:
-    """Write `result` to the first free of `judge-again-1.json`, `judge-again-2.json`, … in `folder`."""
+    """Write `result` to the first free of `regrade-1.json`, `regrade-2.json`, … in `folder`."""
     text = json.dumps(asdict(result), indent=2, allow_nan=False) + "\n"
     number = 1
     while True:
-        path = folder / f"judge-again-{number}.json"
+        path = folder / f"regrade-{number}.json"
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
@@ -278,7 +278,7 @@ def grader_for(wanted: Mapping[str, Any], history: History) -> tuple[Grader, str
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "grader"
-        raise ConfigError(f"{place}: {first['msg']}", "see `seal judge-again --help`") from None
+        raise ConfigError(f"{place}: {first['msg']}", "see `seal regrade --help`") from None
     config = history.config.model_copy(update={"grader": chosen})
     name = f"{chosen.kind} {chosen.model}" if chosen.kind == "judge" else chosen.kind
     if chosen.kind != "local":

@@ -20,12 +20,11 @@ from typing import Any
 
 from seal import __version__, yaml_lines
 from seal.errors import RunError
-from seal.settings import SEALConfig
-from seal.track.candidates import TaskView, task_views
-from seal.track.charts import Chart, svg
-from seal.track.diagnosis import Finding, diagnose
-from seal.track.estimates import Mean, paired
-from seal.track.gallery import (
+from seal.report.candidates import TaskView, task_views
+from seal.report.charts import Chart, svg
+from seal.report.diagnosis import Finding, diagnose
+from seal.report.estimates import Mean, paired
+from seal.report.gallery import (
     arm_chart,
     arm_name,
     comparison_charts,
@@ -33,10 +32,11 @@ from seal.track.gallery import (
     time_chart,
     training_charts,
 )
-from seal.track.history import History, read_history, read_tasks
-from seal.track.metrics import RunMetrics, lines, run_metrics
-from seal.track.texts import one_line, plain
-from seal.track.verdict import Verdict, verdict
+from seal.report.headline import Headline, headline
+from seal.report.history import History, read_history, read_tasks
+from seal.report.metrics import RunMetrics, lines, run_metrics
+from seal.report.texts import one_line, plain
+from seal.settings import SEALConfig
 
 MARK = "<!-- seal report -->"
 MOST_TASKS = 200
@@ -50,7 +50,7 @@ class RunView:
 
     history: History
     metrics: RunMetrics
-    verdict: Verdict
+    headline: Headline
     findings: tuple[Finding, ...]
     charts: tuple[Chart, ...]
     arms: Chart | None
@@ -92,7 +92,7 @@ def run_view(path: str | Path, continual: Path | None = None, most_tasks: int = 
     return RunView(
         history=history,
         metrics=metrics,
-        verdict=verdict(history, metrics),
+        headline=headline(history, metrics),
         findings=tuple(diagnose(history, metrics)),
         charts=tuple(training_charts(history, metrics)),
         arms=arm_chart(metrics),
@@ -137,7 +137,7 @@ def write_html(views: Sequence[RunView], path: Path) -> Path:
 
 
 def markdown(views: Sequence[RunView]) -> str:
-    """The same in brief, for issues and notes: verdict, tables, findings."""
+    """The same in brief, for issues and notes: headline, tables, findings."""
     template = _environment(escape=False).get_template("report.md.j2")
     text: str = template.render(runs=views, **(_comparison(views) if len(views) > 1 else {}))
     return text
@@ -297,4 +297,4 @@ def _cell(text: str) -> str:
 
 @cache
 def _file(name: str) -> str:
-    return (resources.files("seal.track") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("seal.report") / "templates" / name).read_text(encoding="utf-8")

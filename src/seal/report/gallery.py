@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from seal.errors import RunError
-from seal.track.charts import STYLES, Bar, BarChart, Chart, Dot, HeatMap, Histogram, LineChart, Series, label
-from seal.track.diagnosis import AIM
-from seal.track.estimates import Mean, distribution
-from seal.track.history import History
-from seal.track.metrics import RunMetrics
+from seal.report.charts import STYLES, Bar, BarChart, Chart, Dot, HeatMap, Histogram, LineChart, Series, label
+from seal.report.diagnosis import AIM
+from seal.report.estimates import Mean, distribution
+from seal.report.history import History
+from seal.report.metrics import RunMetrics
 
 ARM_NAMES = {
     "base": "base model",

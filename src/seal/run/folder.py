@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seal.errors import ConfigError, RunError
+from seal.run import environment
+from seal.run.codec import decode
+from seal.run.journal import Journal
 from seal.settings import SEALConfig
-from seal.track import environment
-from seal.track.codec import decode
-from seal.track.journal import Journal
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from seal.cli._options import Grading, Place
+from seal.cli._options import DeviceOptions, Grading
 from seal.errors import ConfigError, ServeError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Backend:
     """A TTT server, or a model in this process."""
 
     server: Annotated[
@@ -50,7 +50,7 @@ class Where:
                 "one of --server and --local is needed", "name a server, or a model to load here"
             )
 
-    def ttt(self, place: Place, grading: Grading) -> TTT:
+    def ttt(self, device_options: DeviceOptions, grading: Grading) -> TTT:
         """Text requests answered by the server, once it is up, or here."""
         if self.local is None:
             from seal.serve.client import RemoteTTT
@@ -60,7 +60,7 @@ class Where:
         from seal.serve.requests import LocalTTT, Requests
 
         grader = grading.make()
-        loaded = place.load(self.local)
+        loaded = device_options.load(self.local)
         own, workers = engine(loaded, grader), default_workers(loaded)
         return LocalTTT(SharedInnerLoop(own, workers) if workers > 1 else own, Requests(loaded))
 
@@ -127,7 +127,7 @@ def _endpoint(path: Path, until: float) -> dict[str, Any]:
 def interruptible(level: str, again: str) -> Iterator[None]:
     """Log to the terminal; SIGTERM ends like Ctrl-C, with a line that says how to go on."""
     from seal.cli import Interrupted
-    from seal.track import log
+    from seal.run import log
 
     log.set_up(level.upper())
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -21,26 +21,26 @@ from seal.records import AdaptJob, AdaptOutcome, Verdict
 from seal.seeds import derive
 from seal.serve import messages as m
 from seal.serve.jobs import job_to_wire
+from seal.serve.pending import PendingRequest, Subscriber
 from seal.serve.requests import Requests
 from seal.serve.settings import ServerSettings
 from seal.serve.store import Store
-from seal.serve.tickets import Ticket, Waiter
 from seal.serve.worker import Worker
 
 log = logging.getLogger("seal.serve")
 
-_MOST_WAITERS = 64
+_MOST_SUBSCRIBERS = 64
 """Clients that may wait for one piece of work."""
 _MOST_REPEATS = 10_000
 """Official requests whose number of repeats is remembered; the oldest are forgotten first."""
 
 
-class Desk:
+class Scheduler:
     """Tickets from acceptance to delivery.
 
     Args:
         engines: each is called by one worker thread only; they share the queue.
-        send: takes a message for a waiter, and never blocks.
+        send: takes a message for a subscriber, and never blocks.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Desk:
         requests: Requests,
         settings: ServerSettings,
         store: Store,
-        send: Callable[[Waiter, dict[str, Any]], None],
+        send: Callable[[Subscriber, dict[str, Any]], None],
     ) -> None:
         self.requests, self.settings, self.store = requests, settings, store
         self.counts = dict.fromkeys(("trained", "stored", "refused", "failed"), 0)
         self.closing = False
         """Whether new work is turned away."""
         self._send = send
-        self._tickets: dict[str, Ticket] = {}
-        self._jobs: dict[str, Ticket] = {}
+        self._pending: dict[str, PendingRequest] = {}
+        self._jobs: dict[str, PendingRequest] = {}
         self._serial = itertools.count()
         self._repeats: dict[str, int] = {}
         self._preparing: set[str] = set()
@@ -86,96 +86,100 @@ class Desk:
     # accepting ----------------------------------------------------------------------------------
 
     def accept_text(
-        self, waiter: Waiter, request: m.TTTRequest, seed: int | None = None, key: str | None = None
+        self, subscriber: Subscriber, request: m.TTTRequest, seed: int | None = None, key: str | None = None
     ) -> None:
         """A text request, whose own seed and key hold where none is given. Raises `WireError`."""
         seed, key = request.seed if seed is None else seed, key or request.key
         if seed is None:
             seed = derive(self.settings.seed, request.digest(), 0)
-        self._accept(waiter, request, m.digest([request.digest(), seed]), seed, key)
+        self._accept(subscriber, request, m.digest([request.digest(), seed]), seed, key)
 
-    def accept_official(self, waiter: Waiter, request: m.TTTRequest) -> None:
+    def accept_official(self, subscriber: Subscriber, request: m.TTTRequest) -> None:
         """An official request; asked again without a seed or key it is a new repeat with its own seed."""
         if request.seed is not None or request.key:
-            self.accept_text(waiter, request)
+            self.accept_text(subscriber, request)
             return
         digest = request.digest()
         repeat = self._repeats.get(digest, 0)
-        self.accept_text(waiter, request, derive(self.settings.seed, digest, repeat))
+        self.accept_text(subscriber, request, derive(self.settings.seed, digest, repeat))
         self._repeats[digest] = repeat + 1
         if len(self._repeats) > _MOST_REPEATS:
             self._repeats.pop(next(iter(self._repeats)))
 
-    def accept_job(self, waiter: Waiter, job: AdaptJob, key: str | None) -> None:
+    def accept_job(self, subscriber: Subscriber, job: AdaptJob, key: str | None) -> None:
         """A job in the engine's terms. Raises `WireError`."""
         wire = job_to_wire(job)
         wire.pop("id")
-        self._accept(waiter, job, m.digest(wire), job.seed, key)
+        self._accept(subscriber, job, m.digest(wire), job.seed, key)
 
     def _accept(
-        self, waiter: Waiter, work: m.TTTRequest | AdaptJob, digest: str, seed: int, key: str | None
+        self, subscriber: Subscriber, work: m.TTTRequest | AdaptJob, digest: str, seed: int, key: str | None
     ) -> None:
         text = isinstance(work, m.TTTRequest)
         key = f"given:{key}" if key else f"content:{digest}"
-        if self._join(waiter, key, digest) or self._resend(waiter, key, digest, text):
+        if self._join(subscriber, key, digest) or self._resend(subscriber, key, digest, text):
             return
         if self.closing:
             raise m.WireError("the server is shutting down", "ask another one", "shutting_down")
-        if len(self._tickets) >= self.settings.capacity:
+        if len(self._pending) >= self.settings.capacity:
             raise m.WireError(
-                f"busy: {len(self._tickets)} requests wait, which is the most", "ask again later", "busy"
+                f"busy: {len(self._pending)} requests wait, which is the most", "ask again later", "busy"
             )
-        ticket = Ticket(f"job-{next(self._serial)}", key, digest, text, [waiter], time.monotonic())
-        self._tickets[key] = self._jobs[ticket.job_id] = ticket
-        self._set_deadline(ticket, waiter)
-        self._preparing.add(ticket.job_id)
-        self._prepare.submit(self._make_job, ticket, work, seed)
+        pending = PendingRequest(
+            f"job-{next(self._serial)}", key, digest, text, [subscriber], time.monotonic()
+        )
+        self._pending[key] = self._jobs[pending.job_id] = pending
+        self._set_deadline(pending, subscriber)
+        self._preparing.add(pending.job_id)
+        self._prepare.submit(self._make_job, pending, work, seed)
 
-    def _join(self, waiter: Waiter, key: str, digest: str) -> bool:
+    def _join(self, subscriber: Subscriber, key: str, digest: str) -> bool:
         """Wait for work that is under way already; the same request sent twice waits once."""
-        ticket = self._tickets.get(key)
-        if ticket is None:
+        pending = self._pending.get(key)
+        if pending is None:
             return False
-        if ticket.digest != digest:
+        if pending.digest != digest:
             raise m.WireError("the key is in use for other content", "use a new key", "key_conflict")
-        if any(other.same(waiter) for other in ticket.waiters):
+        if any(other.same(subscriber) for other in pending.subscribers):
             return True
-        if len(ticket.waiters) >= _MOST_WAITERS:
-            raise m.WireError(f"busy: {_MOST_WAITERS} clients wait for this key", "ask again later", "busy")
-        ticket.waiters.append(waiter)
-        self._set_deadline(ticket, waiter)
+        if len(pending.subscribers) >= _MOST_SUBSCRIBERS:
+            raise m.WireError(
+                f"busy: {_MOST_SUBSCRIBERS} clients wait for this key", "ask again later", "busy"
+            )
+        pending.subscribers.append(subscriber)
+        self._set_deadline(pending, subscriber)
         return True
 
-    def _resend(self, waiter: Waiter, key: str, digest: str, text: bool) -> bool:
+    def _resend(self, subscriber: Subscriber, key: str, digest: str, text: bool) -> bool:
         body = self.store.get(key, digest)
         if body is None:
             return False
         self.counts["stored"] += 1
-        self._send(waiter, waiter.result(m.parse(body, m.Limits(bytes=len(body))), text))
+        self._send(subscriber, subscriber.result(m.parse(body, m.Limits(bytes=len(body))), text))
         return True
 
-    def _make_job(self, ticket: Ticket, work: m.TTTRequest | AdaptJob, seed: int) -> None:
+    def _make_job(self, pending: PendingRequest, work: m.TTTRequest | AdaptJob, seed: int) -> None:
         """Tokenise and check, off the event loop, then queue for the engine."""
         try:
             if isinstance(work, AdaptJob):
-                job = self.requests.adopt(work, ticket.job_id, self.settings.adapters)
+                job = self.requests.adopt(work, pending.job_id, self.settings.adapters)
             else:
-                job = self.requests.job(work, ticket.job_id, seed)
+                job = self.requests.job(work, pending.job_id, seed)
             self.requests.check(job, self.settings.limits)
         except SealError as error:
-            self._call(self._refuse, ticket, error)
+            self._call(self._refuse, pending, error)
         except Exception as error:  # the request's border
             log.exception("a request could not be prepared")
-            self._call(self._refuse, ticket, SealError(f"{type(error).__name__}: {error}"))
+            self._call(self._refuse, pending, SealError(f"{type(error).__name__}: {error}"))
         else:
             self._queue.put(job)
         finally:
-            self._preparing.discard(ticket.job_id)
+            self._preparing.discard(pending.job_id)
 
-    def _refuse(self, ticket: Ticket, error: SealError) -> None:
+    def _refuse(self, pending: PendingRequest, error: SealError) -> None:
         self.counts["refused"] += 1
         wire = error if isinstance(error, m.WireError) else m.WireError(error.message, error.fix)
-        self._finish(ticket, None, wire)
+        self._finish(pending, None, wire)
 
     # results ------------------------------------------------------------------------------------
 
@@ -188,86 +192,88 @@ class Desk:
         return job_id in self._jobs
 
     def _set_running(self, job_id: str) -> None:
-        if ticket := self._jobs.get(job_id):
-            ticket.state = "running"
+        if pending := self._jobs.get(job_id):
+            pending.state = "running"
 
     def _post(self, outcome: AdaptOutcome) -> None:
         self._call(self._take_outcome, outcome)
 
     def _take_outcome(self, outcome: AdaptOutcome) -> None:
-        ticket = self._jobs.get(outcome.job_id)
-        if ticket is None:
+        pending = self._jobs.get(outcome.job_id)
+        if pending is None:
             return
         try:
-            body = self.requests.reply(outcome) if ticket.text else self.requests.outcome(outcome)
+            body = self.requests.reply(outcome) if pending.text else self.requests.outcome(outcome)
             if not _ungraded(outcome):  # an outage of the grader is no result to be sent again
-                self.store.put(ticket.key, ticket.digest, m.encode(body))
+                self.store.put(pending.key, pending.digest, m.encode(body))
         except m.WireError as error:
             self.counts["failed"] += 1
-            self._finish(ticket, None, error)
+            self._finish(pending, None, error)
         except (SealError, ValueError) as error:
             self.counts["failed"] += 1
-            self._finish(ticket, None, m.WireError(str(error), code="internal"))
+            self._finish(pending, None, m.WireError(str(error), code="internal"))
         else:
             self.counts["trained"] += 1
-            self._finish(ticket, body, None)
-            took, left = time.monotonic() - ticket.since, len(self._tickets)
-            log.info("%s answered after %.1f s; %d more under way", ticket.job_id, took, left)
+            self._finish(pending, body, None)
+            took, left = time.monotonic() - pending.since, len(self._pending)
+            log.info("%s answered after %.1f s; %d more under way", pending.job_id, took, left)
 
-    def _finish(self, ticket: Ticket, body: dict[str, Any] | None, error: m.WireError | None) -> None:
-        self._forget(ticket)
-        for waiter in ticket.waiters:
-            if waiter.timer is not None:
-                waiter.timer.cancel()
+    def _finish(
+        self, pending: PendingRequest, body: dict[str, Any] | None, error: m.WireError | None
+    ) -> None:
+        self._forget(pending)
+        for subscriber in pending.subscribers:
+            if subscriber.timer is not None:
+                subscriber.timer.cancel()
             if body is not None:
-                self._send(waiter, waiter.result(body, ticket.text))
+                self._send(subscriber, subscriber.result(body, pending.text))
             elif error is not None:
-                self._send(waiter, waiter.message("error", error.wire()))
-        ticket.waiters.clear()
+                self._send(subscriber, subscriber.message("error", error.wire()))
+        pending.subscribers.clear()
 
-    def _forget(self, ticket: Ticket) -> None:
-        self._tickets.pop(ticket.key, None)
-        self._jobs.pop(ticket.job_id, None)
+    def _forget(self, pending: PendingRequest) -> None:
+        self._pending.pop(pending.key, None)
+        self._jobs.pop(pending.job_id, None)
 
     # deadlines, cancelling, beats, the end ------------------------------------------------------
 
-    def _set_deadline(self, ticket: Ticket, waiter: Waiter) -> None:
-        seconds = waiter.envelope.deadline_s if waiter.envelope else None
+    def _set_deadline(self, pending: PendingRequest, subscriber: Subscriber) -> None:
+        seconds = subscriber.envelope.deadline_s if subscriber.envelope else None
         if seconds is not None:
             error = m.WireError(f"no result within {seconds:g} s", "allow more time", "deadline")
-            waiter.timer = self._loop.call_later(seconds, self._leave, ticket, waiter, error)
+            subscriber.timer = self._loop.call_later(seconds, self._leave, pending, subscriber, error)
 
-    def _leave(self, ticket: Ticket, waiter: Waiter, error: m.WireError) -> None:
-        """Let one waiter go. Queued work nobody waits for is dropped; running work ends up in the store."""
-        ticket.waiters.remove(waiter)
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-        if not ticket.waiters and ticket.state == "queued":
-            self._forget(ticket)
-        self._send(waiter, waiter.message("error", error.wire()))
+    def _leave(self, pending: PendingRequest, subscriber: Subscriber, error: m.WireError) -> None:
+        """Let one subscriber go. Queued work nobody waits for is dropped; running work is stored."""
+        pending.subscribers.remove(subscriber)
+        if subscriber.timer is not None:
+            subscriber.timer.cancel()
+        if not pending.subscribers and pending.state == "queued":
+            self._forget(pending)
+        self._send(subscriber, subscriber.message("error", error.wire()))
 
     def cancel(self, user: str, target: str) -> str:
         """End what `user` waits for under the id `target`; returns its state. Raises `WireError`."""
-        for ticket in self._tickets.values():
-            for other in ticket.waiters:
+        for pending in self._pending.values():
+            for other in pending.subscribers:
                 if other.envelope and other.envelope.id == target and other.user == user:
-                    self._leave(ticket, other, m.WireError("cancelled by its client", code="cancelled"))
-                    return ticket.state
+                    self._leave(pending, other, m.WireError("cancelled by its client", code="cancelled"))
+                    return pending.state
         raise m.WireError(f"no request {target[:60]!r} is waiting", "name one that is queued or running")
 
-    async def beat(self) -> None:
-        """Tell those who want to know, every `beat_s` seconds, how their work is going."""
+    async def heartbeat(self) -> None:
+        """Tell those who want to know, every `heartbeat_s` seconds, how their work is going."""
         while True:
-            await asyncio.sleep(self.settings.beat_s)
-            for ahead, ticket in enumerate(self._tickets.values()):
+            await asyncio.sleep(self.settings.heartbeat_s)
+            for ahead, pending in enumerate(self._pending.values()):
                 body = {
-                    "state": ticket.state,
-                    "ahead": ahead if ticket.state == "queued" else 0,
-                    "elapsed_s": round(time.monotonic() - ticket.since, 3),
+                    "state": pending.state,
+                    "ahead": ahead if pending.state == "queued" else 0,
+                    "elapsed_s": round(time.monotonic() - pending.since, 3),
                 }
-                for waiter in ticket.waiters:
-                    if waiter.envelope and waiter.envelope.progress:
-                        self._send(waiter, waiter.message("progress", body))
+                for subscriber in pending.subscribers:
+                    if subscriber.envelope and subscriber.envelope.progress:
+                        self._send(subscriber, subscriber.message("progress", body))
 
     def is_alive(self) -> bool:
         """Whether work is done and accepted."""
@@ -275,10 +281,10 @@ class Desk:
 
     def status(self) -> dict[str, int]:
         """Counts since the start, and of now."""
-        running = sum(ticket.state == "running" for ticket in self._tickets.values())
+        running = sum(pending.state == "running" for pending in self._pending.values())
         return {
             **self.counts,
-            "queued": len(self._tickets) - running,
+            "queued": len(self._pending) - running,
             "running": running,
             "capacity": self.settings.capacity,
             "replies": len(self.store),
@@ -292,15 +298,15 @@ class Desk:
         """Fail what waits, finish what runs (for `grace_s` at most, then fail it too)."""
         self.closing = True
         error = m.WireError("the server is shutting down", "ask again when it is back", "shutting_down")
-        for ticket in [t for t in self._tickets.values() if t.state == "queued"]:
-            self._finish(ticket, None, error)
+        for pending in [t for t in self._pending.values() if t.state == "queued"]:
+            self._finish(pending, None, error)
         self._stop_workers()
         until = time.monotonic() + self.settings.grace_s
-        while self._tickets and time.monotonic() < until:
+        while self._pending and time.monotonic() < until:
             await asyncio.sleep(0.02)
-        for ticket in list(self._tickets.values()):
+        for pending in list(self._pending.values()):
             log.error("a job had not finished after %g s and was given up", self.settings.grace_s)
-            self._finish(ticket, None, error)
+            self._finish(pending, None, error)
         await asyncio.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""What a self-edit is worth: train on it, ask the probes, score the answers; many at once where that goes."""
+"""What a self-edit is worth: train on it, ask, score the answers; many at once where possible."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from seal.records import (
     AdaptOutcome,
     Baseline,
     JobError,
-    LoRARecipe,
     Performance,
     SelfEdit,
     Task,
-    TrainRow,
+    TrainingConfig,
+    TrainingSequence,
     Trial,
 )
 from seal.seeds import derive
@@ -55,7 +55,7 @@ def as_performance(value: Any) -> Performance:
     )
 
 
-class Measurer:
+class Evaluator:
     """Measures one policy on tasks, before and after training on self-edits.
 
     Args:
@@ -72,12 +72,12 @@ class Measurer:
         loaded: LoadedModel,
         domain: BaseDomain,
         loop: InnerLoop,
-        recipe: LoRARecipe,
+        training: TrainingConfig,
         run_seed: int,
         pad_to: int = 0,
     ) -> None:
         self.loaded, self.domain, self.loop = loaded, domain, loop
-        self.recipe, self.run_seed, self.pad_to = recipe, run_seed, pad_to
+        self.training, self.run_seed, self.pad_to = training, run_seed, pad_to
 
     def baselines(self, tasks: Sequence[Task], in_context: bool = False) -> Iterator[Baseline]:
         """Every task without training, as it is done; `in_context` with the context in the prompts.
@@ -92,9 +92,9 @@ class Measurer:
                 )
                 yield Baseline(task.id, self.loaded.version, performance)
             return
-        ask = self.domain.context_probes if in_context else self.domain.probes
-        tokenizer, recipe, seed = self.loaded.tokenizer, self.recipe, self.run_seed
-        jobs = [AdaptJob(t.id, (), recipe, ask(t, tokenizer), seed) for t in tasks]
+        ask = self.domain.context_prompts if in_context else self.domain.eval_prompts
+        tokenizer, training, seed = self.loaded.tokenizer, self.training, self.run_seed
+        jobs = [AdaptJob(t.id, (), training, ask(t, tokenizer), seed) for t in tasks]
         by_id = {task.id: task for task in tasks}
         ungraded: list[str] = []
         for outcome in self._run(jobs, by_id):
@@ -153,18 +153,18 @@ class Measurer:
 
     def _job(self, spec: TrialSpec, task: Task) -> AdaptJob:
         completion = spec.edit.completion
-        rows = self.domain.training_rows(task, completion, self.loaded.tokenizer)
+        rows = self.domain.training_sequences(task, completion, self.loaded.tokenizer)
         if self.pad_to:
             rows = tuple(self._padded(row) for row in rows)
-        recipe = self.domain.recipe(completion, self.recipe)
-        probes = self.domain.probes(task, self.loaded.tokenizer) if self.domain.batched else ()
+        training = self.domain.training_config(completion, self.training)
+        eval_prompts = self.domain.eval_prompts(task, self.loaded.tokenizer) if self.domain.batched else ()
         seed = derive(self.run_seed, spec.edit.id, spec.repeat)
-        return AdaptJob(spec.key, rows, recipe, probes, seed, baseline=False)
+        return AdaptJob(spec.key, rows, training, eval_prompts, seed, baseline=False)
 
-    def _padded(self, row: TrainRow) -> TrainRow:
+    def _padded(self, row: TrainingSequence) -> TrainingSequence:
         tokenizer = self.loaded.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        return TrainRow(row.ids + (int(pad),) * (self.pad_to - len(row.ids)))
+        return TrainingSequence(row.ids + (int(pad),) * (self.pad_to - len(row.ids)))
 
     def _trial(
         self,
@@ -194,9 +194,9 @@ class Measurer:
         self._evaluated: dict[str, Performance] = {}
         for key, job in jobs.items():
             task = tasks[specs[key].edit.task_id]
-            with LoRAWrapper.from_recipe(self.loaded.model, job.recipe) as adapter:
+            with LoRAWrapper.from_config(self.loaded.model, job.training) as adapter:
                 try:
-                    losses = adapter.fit(job.rows, job.recipe, job.seed)
+                    losses = adapter.fit(job.sequences, job.training, job.seed)
                 except AdaptError as error:
                     yield AdaptOutcome(key, error=JobError(error.border, str(error)))
                     continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seal.errors import RunError
-from seal.track.charts import BarChart, Chart, HeatMap, Histogram, LineChart
+from seal.report.charts import BarChart, Chart, HeatMap, Histogram, LineChart
 
 COLOURS = {
     "main": "#0b7285",

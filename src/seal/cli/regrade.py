@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from seal.track.regrade import Regrade
+    from seal.report.regrade import Regrade
 
 
-def judge_again(
+def regrade(
     run: Annotated[Path, Argument(help="Folder of the run.")],
     grader: Annotated[str, Option(help="lexical, judge, local, or package.module:Class.")],
     model: Annotated[str | None, Option(help="Judge's model name on its server.")] = None,
@@ -19,17 +19,17 @@ def judge_again(
     api_key_env: Annotated[str | None, Option(help="Environment variable with the judge's key.")] = None,
 ) -> None:
     """Show how far two graders agree, and the rewards under the new one beside the old."""
-    from seal.track.history import read_history, read_tasks
-    from seal.track.regrade import grader_for, regrade, save
+    from seal.report import regrade as grades
+    from seal.report.history import read_history, read_tasks
 
     history = read_history(run)
     given: dict[str, Any] = {"model": model, "base_url": base_url, "api_key_env": api_key_env}
     settings = {name: value for name, value in given.items() if value is not None}
-    built, name = grader_for({"kind": grader, **settings}, history)
+    built, name = grades.grader_for({"kind": grader, **settings}, history)
     tasks, _ = read_tasks(history.config)
-    result = regrade(history, tasks, built, name)
+    result = grades.regrade(history, tasks, built, name)
     _show(result, history.config.grader.kind)
-    print(f"all of it: {save(result, run)}")
+    print(f"all of it: {grades.save(result, run)}")
 
 
 def _show(result: Regrade, old: str) -> None:

@@ -26,10 +26,10 @@ from seal.records import (
     Task,
     Trial,
 )
+from seal.run.codec import decode
+from seal.run.folder import read_config
+from seal.run.journal import Journal, Row
 from seal.settings import SEALConfig
-from seal.track.codec import decode
-from seal.track.journal import Journal, Row
-from seal.track.run import read_config
 
 KINDS: dict[str, type[Any]] = {
     "plan": Plan,
