@@ -18,7 +18,7 @@ from seal.grading import Grade
 from seal.records import Question, Verdict
 from seal.report import page as report
 from seal.report.charts import ticks
-from seal.report.grids import as_grid, grid_svg
+from seal.report.grids import grid_or_none, grid_svg
 from seal.report.history import read_history, read_tasks
 from seal.report.regrade import regrade, save
 from seal.report.sinks import open_sinks
@@ -241,9 +241,9 @@ def test_a_grid_is_drawn_cell_by_cell() -> None:
         ("#111111", "M2 0h1v1h-1zM0 1h1v1h-1z"),
         ("#1e78d2", "M0 0h2v1h-2zM1 1h2v1h-2z"),
     ]
-    assert as_grid([[1, 2], [3]]) is None
-    assert as_grid([[11]]) is None
-    assert as_grid("no") is None  # type: ignore[arg-type]
+    assert grid_or_none([[1, 2], [3]]) is None
+    assert grid_or_none([[11]]) is None
+    assert grid_or_none("no") is None  # type: ignore[arg-type]
 
 
 def test_several_runs_are_compared_task_by_task(finished: Path, made_up: Any, tmp_path: Path) -> None:
