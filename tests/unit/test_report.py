@@ -414,7 +414,7 @@ class TestVerdict:
         with Journal(folder / "journal.jsonl") as journal:
             for each in (start, arm):
                 journal.append("arm", each.arm, each)
-        return report.run_view(folder, most_tasks=0).verdict
+        return report.run_view(folder, most_tasks=0).headline
 
     @pytest.mark.parametrize(
         ("base", "trained", "tone", "words"),

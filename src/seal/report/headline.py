@@ -18,10 +18,10 @@ FEWEST_TASKS = 6
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """`headline` in one sentence; `details` say how sure it is and what it is compared with."""
+    """`text` in one sentence; `details` say how sure it is and what it is compared with."""
 
     tone: Tone
-    headline: str
+    text: str
     details: tuple[str, ...]
 
 
