@@ -437,7 +437,7 @@ class TestVerdict:
     ) -> None:
         found = self.of(made_up, tmp_path / "run", base, trained)
         assert found.tone == tone
-        assert words in found.headline
+        assert words in found.text
         assert f"{4 * len(base)} held-out questions of {len(base)} tasks" in found.details[0]
 
 
