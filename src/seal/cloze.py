@@ -7,10 +7,12 @@ stood there.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from seal.lexical import normalise
+from seal.lexical import normalise, same_word
+from seal.records import Question
 from seal.sentences import split_sentences
 
 GAP = "____"
@@ -42,6 +44,7 @@ class Gap:
     """The words taken out, as they stood."""
     text: str
     """The sentence with `GAP` in their place."""
+    kind: Literal["name", "number", "word"]
 
     @property
     def question(self) -> str:
@@ -57,6 +60,34 @@ def gaps(passage: str) -> tuple[Gap, ...]:
     """
     within = capitals_within(passage)
     return tuple(gap for sentence in split_sentences(passage) for gap in _gaps(sentence, within))
+
+
+def cloze_questions(passage: str, title: str = "", most: int = 12) -> tuple[Question, ...]:
+    """At most `most` gaps of `passage` as questions, evenly spread over it; the same for everybody.
+
+    An answer is asked for once, and no gap whose answer stands elsewhere in its sentence. The passage's other
+    answers of the same kind are the wrong ones.
+    """
+    every = gaps(passage)
+    first: dict[tuple[str, ...], Gap] = {}
+    for gap in every:
+        said = normalise(gap.answer)
+        if said and not any(same_word(w, o) for w in said for o in normalise(gap.text)):
+            first.setdefault(said, gap)
+    usable = list(first.values())
+    chosen = [usable[i * len(usable) // most] for i in range(most)] if len(usable) > most else usable
+    return tuple(Question(g.question, g.answer, title, wrong=_wrong(g, every)) for g in chosen)
+
+
+def _wrong(gap: Gap, every: Sequence[Gap], most: int = 5) -> tuple[str, ...]:
+    """Answers of other gaps of the same kind that share no word with this one's."""
+    own = normalise(gap.answer)
+    others = {
+        normalise(g.answer): g.answer
+        for g in every
+        if g.kind == gap.kind and not any(same_word(a, b) for a in own for b in normalise(g.answer))
+    }
+    return tuple(others.values())[:most]
 
 
 def capitals_within(text: str) -> frozenset[str]:
@@ -99,12 +130,18 @@ def number_spans(sentence: str) -> list[tuple[int, int]]:
 
 
 def _gaps(sentence: str, within: Collection[str]) -> list[Gap]:
-    spans = {*name_spans(sentence, within), *number_spans(sentence)}
+    kinds: dict[tuple[int, int], Literal["name", "number", "word"]] = {}
+    kinds |= dict.fromkeys(name_spans(sentence, within), "name")
+    kinds |= dict.fromkeys(number_spans(sentence), "number")
     *_, last = [None, *_WORD.finditer(sentence)]
-    if last and not any(a <= last.start() < b for a, b in spans):
-        spans.add(last.span())
-    whole = [(a, b) for a, b in sorted(spans) if b - a < len(sentence.rstrip(".!? "))]
-    return [Gap(sentence, sentence[a:b], f"{sentence[:a]}{GAP}{sentence[b:]}") for a, b in whole]
+    if last and not any(a <= last.start() < b for a, b in kinds):
+        kinds[last.span()] = "word"
+    whole = len(sentence.rstrip(".!? "))
+    return [
+        Gap(sentence, sentence[a:b], f"{sentence[:a]}{GAP}{sentence[b:]}", kinds[a, b])
+        for a, b in sorted(kinds)
+        if b - a < whole
+    ]
 
 
 def _stem(word: str) -> str:

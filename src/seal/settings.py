@@ -114,6 +114,9 @@ class DataConfig(Section):
     """Whether the passage itself is the last training sequence."""
     unanswerable: Literal["drop", "keep"] = "drop"
     """Questions of squad_v2 without an answer: drop them, or keep them with the answer `unanswerable`."""
+    questions: Literal["own", "fill", "cloze"] = "own"
+    """own: the data set's questions; fill: gaps in its sentences (cloze) for a passage that has none; cloze:
+    gaps for every training passage, a reward that needs no labels, with held-out passages as for fill."""
     loader: ImportPath | None = None
     """Import path `package.module:Class` of a data loader of your own with `load_data()`."""
     options: dict[str, Any] = {}

@@ -37,14 +37,18 @@ def load_tasks(config: SEALConfig, split: str) -> list[Task]:
         from seal.arc.sources import load_split
 
         return load_split(data, split)[:limit]
-    source = data.path or data.dataset_name
+    source, held_out = data.path or data.dataset_name, split == "val"
     if data.val_path:
         source, split = (
             (data.val_path, "all") if split == "val" else (source, "all" if data.path else "train")
         )
-    options = own_options(data.options) if source == INVENTED else None
     return DataLoader(
-        source, split=split, max_samples=limit, unanswerable=data.unanswerable, options=options
+        source,
+        split=split,
+        max_samples=limit,
+        unanswerable=data.unanswerable,
+        questions="fill" if held_out and data.questions == "cloze" else data.questions,
+        options=own_options(data.options) if source == INVENTED else None,
     ).load_tasks()
 
 

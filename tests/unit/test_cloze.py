@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seal.cloze import GAP, gaps
+import seal.setup
+from seal.cloze import GAP, cloze_questions, gaps
+from seal.config import load_config
 from seal.data.invented import world
+from seal.data.loader import DataLoader, load_tasks
+from seal.errors import ConfigError, DataError
+from seal.grading import LexicalGrader
+from seal.records import Verdict
 from seal.sentences import split_sentences
 
 
@@ -47,6 +55,59 @@ def test_most_facts_of_an_invented_world_are_gaps() -> None:
         answers = {g.answer for g in gaps(made.passage)}
         shares.append(sum(f.value in answers for f in made.facts) / len(made.facts))
     assert sum(shares) / len(shares) > 0.75
+
+
+def test_questions_ask_once_and_give_nothing_away() -> None:
+    passage = "Glaxus met Mirel in 1203. Mirel met Bruno in 1407. A hat is no hat. It was red."
+    made = cloze_questions(passage, "T")
+    assert [q.answer for q in made] == ["Mirel", "1203", "Bruno", "1407", "red"]
+    assert {q.title for q in made} == {"T"}
+    assert {q.answer: q.wrong for q in made} == {
+        "Mirel": ("Bruno",),
+        "1203": ("1407",),
+        "Bruno": ("Mirel",),
+        "1407": ("1203",),
+        "red": ("hat",),
+    }
+    assert made[0].question == "Fill in the missing word: Glaxus met ____ in 1203."
+
+
+def test_long_passages_are_asked_evenly() -> None:
+    passage = " ".join(f"Of the year {year} nothing was ever said." for year in range(1100, 1199))
+    made = cloze_questions(passage, most=5)  # 99 years, and "said" once behind the first
+    assert [q.answer for q in made] == ["1100", "1119", "1139", "1159", "1179"]
+
+
+def test_the_grader_tells_right_from_wrong() -> None:
+    grader = LexicalGrader()
+    asked = [q for t in DataLoader("builtin").load_tasks() for q in cloze_questions(t.context, t.title)]
+    asked += [q for i in range(50) for q in cloze_questions(world(0, i, "val").passage)]
+    assert len(asked) > 600
+    right = grader.grade([(q, q.answer) for q in asked])
+    wrong = grader.grade([(q, w) for q in asked for w in q.wrong])
+    assert [q for q, v in zip(asked, right, strict=True) if v.verdict is not Verdict.CORRECT] == []
+    assert [v for v in wrong if v.verdict is not Verdict.WRONG] == []
+
+
+def test_passages_without_questions_are_asked_gaps(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Torholm\n\nTorholm was founded by Mirel.")
+    (tmp_path / "b.md").write_text("Hm.")
+    with pytest.raises(DataError, match=r"no questions.*data_config.questions to fill"):
+        load_tasks(tmp_path)
+    with pytest.raises(DataError, match="no name, number or last word"):
+        load_tasks(tmp_path, questions="fill")
+    (task,) = load_tasks(tmp_path / "a.md", questions="fill")
+    assert [q.answer for q in task.target] == ["Mirel"]
+    with pytest.raises(ConfigError, match="own, fill or cloze"):
+        load_tasks(tmp_path, questions="some")
+
+
+def test_a_reward_without_labels_leaves_held_out_questions_alone() -> None:
+    changes = {"data_config.dataset_name": "builtin", "data_config.questions": "cloze"}
+    config = load_config(None, "test", changes)
+    train, val = (seal.setup.load_tasks(config, split) for split in ("train", "val"))
+    assert all(q.question.startswith("Fill in") for t in train for q in t.target)
+    assert val == load_tasks("builtin", split="val")[: len(val)]
 
 
 @given(st.text(max_size=200))

@@ -11,11 +11,12 @@ import random
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from seal.cloze import cloze_questions
 from seal.data.formats import UNANSWERABLE, Passage, group_rows, read_passages
 from seal.errors import ConfigError, DataError
 from seal.plugins import build, is_import_path, load_object
@@ -59,6 +60,8 @@ class DataLoader:
         unanswerable: what happens to unanswerable SQuAD v2 questions: `drop` them, or `keep` them with the
             gold answer "unanswerable".
         require_questions: a passage without questions is an error; False for documents to learn.
+        questions: `own`: the source's; `fill`: cloze questions (`seal.cloze`) for a passage that has none;
+            `cloze`: cloze questions for every passage.
         seed: of the division into train and val.
         options: of `seal.data.invented.tasks`, for `invented` only.
     """
@@ -71,6 +74,7 @@ class DataLoader:
         max_samples: int | None = None,
         unanswerable: Literal["drop", "keep"] = "drop",
         require_questions: bool = True,
+        questions: Literal["own", "fill", "cloze"] = "own",
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -82,7 +86,9 @@ class DataLoader:
             raise ConfigError(f"max_samples is {max_samples}", "give at least 1, or nothing for all")
         self.source, self.split, self.max_samples = str(source), SPLITS[split], max_samples
         self.unanswerable, self.require_questions, self.seed = unanswerable, require_questions, seed
-        self.options = dict(options or {})
+        if questions not in ("own", "fill", "cloze"):
+            raise ConfigError(f"questions is {questions!r}", "choose own, fill or cloze")
+        self.questions, self.options = questions, dict(options or {})
         self.report = LoadReport(0, 0, 0)
 
     def load_data(self) -> list[tuple[Any, Task]]:
@@ -116,7 +122,7 @@ class DataLoader:
                 tasks = self._divided(tasks)
         if not tasks:
             raise DataError(f"{self.source}: no passage for split {self.split!r}", "choose another split")
-        tasks = tasks[: self.max_samples]
+        tasks = [self._asked(task) for task in tasks[: self.max_samples]]
         self.report = LoadReport(
             passages=found,
             tasks=len(tasks),
@@ -126,6 +132,19 @@ class DataLoader:
             duplicates=len(tasks) - len({(t.title, str(t.context)) for t in tasks}),
         )
         return tasks
+
+    def _asked(self, task: Task) -> Task:
+        """The task with the questions that `self.questions` says."""
+        wanted = self.questions == "cloze" or (self.questions == "fill" and not task.target)
+        if not wanted or not isinstance(task.context, str):
+            return task
+        made = cloze_questions(task.context, task.title)
+        if not made:
+            raise DataError(
+                f"task {task.id!r}: no name, number or last word to ask for",
+                "write questions for the passage",
+            )
+        return replace(task, target=made)
 
     def _passages(self) -> list[Passage]:
         if self.source == "builtin":
@@ -145,10 +164,10 @@ class DataLoader:
     def _has_answers(self, passage: Passage) -> bool:
         """False for a passage that loses all its questions; raises where it never had one."""
         if not passage.questions:
-            if self.require_questions:
+            if self.require_questions and self.questions == "own":
                 raise DataError(
                     f"{passage.where}: the passage has no questions",
-                    "add questions, or load it as a document (require_questions=False)",
+                    "add questions, or set data_config.questions to fill (gaps in its sentences)",
                 )
             return True
         return self.unanswerable == "keep" or any(q.answer is not None for q in passage.questions)
