@@ -47,9 +47,9 @@ class SEALFramework:
 
         self.config = config
         self.folder = run or Run.create(next_free(config.output_dir), config)
-        self.tasks = {task.id: task for task in setup.load_tasks(config, "train")}
-        evaluation = config.evaluation
-        val_tasks = setup.load_tasks(config, "val")[: evaluation.n_tasks] if evaluation.enabled else []
+        self.data = setup.load_data(config)
+        self.tasks = {task.id: task for task in self.data.train}
+        evaluation, val_tasks = config.evaluation, self.data.val
         base = load_model(config.model_name, config.device, config.dtype)
         self.grader = setup.grader(config, base)
         self.domain = setup.make_domain(config, self.grader)
@@ -63,6 +63,9 @@ class SEALFramework:
 
     def run(self) -> Summary:
         """Evaluate, go through the rounds, evaluate again."""
+        log.info("tasks: %s", self.data)
+        for report in self.data.reports:
+            self.folder.record("loaded", report.split, report)
         arms = self.held_out.before(self.estep)
         updates = [self._round(iteration) for iteration in range(self.config.max_outer_iterations)]
         self._adopt(updates)

@@ -93,8 +93,8 @@ class DataConfig(Section):
     """What there is to learn, and how the policy is asked about it."""
 
     dataset_name: Name = "squad"
-    """Data set: squad, squad_v2, builtin, invented (made-up worlds, any number), arc, synthetic, or json for
-    files of your own (see `path`)."""
+    """Data set: squad, squad_v2, builtin, invented (made-up worlds, any number), arc, synthetic, OWNER/NAME
+    of the Hugging Face hub, or json for files of your own (see `path`)."""
     path: str | None = None
     """File or folder with the training tasks; None: the data set's own source."""
     val_path: str | None = None
@@ -117,6 +117,15 @@ class DataConfig(Section):
     questions: Literal["own", "fill", "cloze"] = "own"
     """own: the data set's questions; fill: gaps in its sentences (cloze) for a passage that has none; cloze:
     gaps for every training passage, a reward that needs no labels, with held-out passages as for fill."""
+    columns: dict[
+        Literal["context", "title", "questions", "question", "answers", "is_impossible", "split", "id"],
+        str | tuple[str, ...],
+    ] = {}
+    """Columns of your data with other names: {context: body, answers: [answer.value, answer.more]}."""
+    subset: str | None = None
+    """Configuration of a data set of the hub, where it has several."""
+    splits: dict[Literal["train", "val"], str] = {}
+    """Names of its splits, if not train and validation: {train: train, val: test}."""
     loader: ImportPath | None = None
     """Import path `package.module:Class` of a data loader of your own with `load_data()`."""
     options: dict[str, Any] = {}

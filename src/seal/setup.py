@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from seal.data.halves import Halves, halves
+from seal.data.hub import PREFIX, is_hub
 from seal.data.invented.tasks import own_options
+from seal.data.load_report import Tally
 from seal.data.loader import INVENTED, VAL_SHARE, DataLoader, split_tasks, tasks_from_loader
 from seal.domains.base import BaseDomain
 from seal.errors import ConfigError
@@ -23,33 +26,64 @@ if TYPE_CHECKING:
     from seal.run.folder import Run
 
 
-def load_tasks(config: SEALConfig, split: str) -> list[Task]:
-    """The `train` or `val` tasks that the settings name.
+def load_data(config: SEALConfig) -> Halves:
+    """The tasks that the settings name, to train on and held out, and what was left out.
 
     Raises:
         DataError: they cannot be read, or there are none.
     """
+    evaluation, tallies = config.evaluation, (Tally(), Tally())
+    train = _half(config, "train", tallies[0])
+    val = _half(config, "val", tallies[1]) if evaluation.enabled else []
+    return halves(train, val, tallies, evaluation.n_tasks)
+
+
+def load_tasks(config: SEALConfig, split: str) -> list[Task]:
+    """The `train` or `val` tasks that the settings name. Raises `DataError`."""
+    return _half(config, split, Tally())
+
+
+def _half(config: SEALConfig, split: str, tally: Tally) -> list[Task]:
     data = config.data_config
     limit = data.max_samples if split == "train" else data.max_val_samples
+    few_shot = config.domain == "few_shot_learning"
     if data.loader:
-        return _from_own_loader(config, split)[:limit]
-    if config.domain == "few_shot_learning":
+        tasks = _from_own_loader(config, split)
+        if few_shot:
+            from seal.arc.tasks import with_solutions
+
+            tasks = with_solutions(tasks, tally, data.loader)
+        return tasks[:limit]
+    if few_shot:
         from seal.arc.sources import load_split
 
-        return load_split(data, split)[:limit]
+        return load_split(data, split, tally)[:limit]
+    return _passages(config, split, limit, tally)
+
+
+def _passages(config: SEALConfig, split: str, limit: int | None, tally: Tally) -> list[Task]:
+    data = config.data_config
     source, held_out = data.path or data.dataset_name, split == "val"
+    if not data.path and "/" in source and not is_hub(source):
+        source = PREFIX + source
     if data.val_path:
         source, split = (
             (data.val_path, "all") if split == "val" else (source, "all" if data.path else "train")
         )
-    return DataLoader(
+    loader = DataLoader(
         source,
         split=split,
         max_samples=limit,
         unanswerable=data.unanswerable,
         questions="fill" if held_out and data.questions == "cloze" else data.questions,
         options=own_options(data.options) if source == INVENTED else None,
-    ).load_tasks()
+        columns={str(field): names for field, names in data.columns.items()},
+        subset=data.subset,
+        splits={str(half): name for half, name in data.splits.items()},
+    )
+    tasks = loader.load_tasks()
+    tally.take(loader.report)
+    return tasks
 
 
 def _from_own_loader(config: SEALConfig, split: str) -> list[Task]:

@@ -10,8 +10,9 @@ import pytest
 
 from seal.arc.sources import domain_options, load_split
 from seal.arc.tasks import load_arc
+from seal.data.load_report import Tally
 from seal.domains.few_shot import FewShotLearning
-from seal.errors import ConfigError
+from seal.errors import ConfigError, DataError
 from seal.settings import DataConfig, SEALConfig
 from seal.setup import make_domain
 
@@ -51,7 +52,8 @@ def test_synthetic_splits_share_no_task_and_real_ones_follow() -> None:
 
 def test_a_folder_is_divided_unless_the_held_out_tasks_have_a_path(tmp_path: Path) -> None:
     for i in range(10):
-        (tmp_path / f"t{i}.json").write_text(json.dumps(RECORD))
+        own = RECORD["train"] + [{"input": [[i]], "output": [[i]]}]
+        (tmp_path / f"t{i}.json").write_text(json.dumps({**RECORD, "train": own}))
     data = config(path=str(tmp_path))
     train, val = ids(data, "train"), ids(data, "val")
     assert (len(train), len(val)) == (8, 2)
@@ -84,3 +86,114 @@ def test_options_reach_the_domain_without_those_of_the_data() -> None:
     wrong = SEALConfig(domain="few_shot_learning", data_config=config(options={"cup": 30}))
     with pytest.raises(ConfigError, match="cup"):
         make_domain(wrong, None)
+
+
+# --- layouts, and tests without a solution --------------------------------------------------------------
+
+
+def solved(colour: int) -> dict[str, Any]:
+    return {
+        "train": [{"input": [[colour]], "output": [[1]]}],
+        "test": [{"input": [[colour]], "output": [[2]]}],
+    }
+
+
+def kaggle(folder: Path, half: str, *names: str, solutions: bool = True, spell: str = "challenges") -> None:
+    """A pair of Kaggle's files; the colours tell the tasks of one file apart, the halves' sizes do too."""
+    tasks = {name: solved(i) for i, name in enumerate(names, len(half) % 5)}
+    answers = {name: [task["test"][0].pop("output")] for name, task in tasks.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"arc-agi_{half}_{spell}.json").write_text(json.dumps(tasks))
+    if solutions:
+        spelled = "Solutions" if spell[0] == "C" else "solutions"
+        (folder / f"arc-agi_{half}_{spelled}.json").write_text(json.dumps(answers))
+
+
+def test_kaggle_s_folder_has_its_halves(tmp_path: Path) -> None:
+    kaggle(tmp_path, "training", "a", "b")
+    kaggle(tmp_path, "evaluation", "c", spell="Challenges")
+    kaggle(tmp_path, "test", "d", "e", solutions=False)
+    (tmp_path / "sample_submission.json").write_text("{}")
+    data, tally = config(path=str(tmp_path)), Tally()
+    assert (ids(data, "train"), ids(data, "val")) == (["a", "b"], ["c"])
+    (task,) = load_split(data, "val", tally)
+    assert task.target[0][1] == ((2,),)
+    assert [(each.kind, each.count) for each in tally.left_out] == [("file", 1), ("other_split", 2)]
+
+
+def test_a_nested_folder_and_what_systems_leave_in_it(tmp_path: Path) -> None:
+    for i, name in enumerate(("training/a.json", "training/x/b.JSON", "evaluation/c.json")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(solved(i)))
+    (tmp_path / "training" / "._a.json").write_bytes(b"\0\5")
+    (tmp_path / "LICENSE").write_text("free")
+    data, tally = config(path=str(tmp_path)), Tally()
+    assert [task.id for task in load_split(data, "train", tally)] == ["a", "b"]
+    assert ids(data, "val") == ["c"]
+    assert {each.kind: each.count for each in tally.left_out} == {"file": 2}
+    (tmp_path / "training" / "x" / "a.json").write_text(json.dumps(solved(9)))
+    with pytest.raises(DataError, match=r"two tasks are called 'a': .*training/a\.json and .*x/a\.json"):
+        load_split(data, "train")
+
+
+@pytest.mark.parametrize("spell", ["challenges", "Challenges"])
+def test_a_test_without_solution_is_never_scored(tmp_path: Path, spell: str) -> None:
+    kaggle(tmp_path, "evaluation", "a", "b", spell=spell)
+    data, tally = config(path="unused", val_path=str(tmp_path / f"arc-agi_evaluation_{spell}.json")), Tally()
+    answers = next(p for p in tmp_path.iterdir() if "olutions" in p.name)
+    answers.write_text(json.dumps({"b": [[[7]]]}))
+    assert [task.id for task in load_split(data, "val", tally)] == ["b"]
+    assert [str(each) for each in tally.left_out] == ["1 task without a solved test (a)"]
+    answers.unlink()
+    with pytest.raises(DataError, match="none of its 2 tasks has a test with a solution"):
+        load_split(data, "val")
+    answers.write_text(json.dumps({"b": [[[7]], [[8]]]}))
+    with pytest.raises(DataError, match="task b has 1 tests and 2 solutions"):
+        load_split(data, "val")
+
+
+def test_some_tests_of_a_task_without_solution(tmp_path: Path) -> None:
+    record = {**RECORD, "test": [{"input": [[3]]}, {"input": [[4]], "output": [[5]]}]}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    tally = Tally()
+    (task,) = load_split(config(path="unused", val_path=str(tmp_path / "a.json")), "val", tally)
+    assert task.target == ((((4,),), ((5,),)),)
+    assert [str(each) for each in tally.left_out] == ["1 test without a solution (a, test 0)"]
+
+
+@pytest.mark.parametrize("form", ["rows.json", "rows.jsonl", "to_json.json"])
+def test_rows_and_lists_of_grids(tmp_path: Path, form: str) -> None:
+    rows: list[dict[str, Any]] = [{"id": "x", **solved(1)}, {"task_id": 0, **solved(2)}, solved(3)]
+    rows[2]["train"] = {"input": [[[3]]], "output": [[[1]]]}  # as `datasets` keeps a list of structures
+    text = json.dumps(rows) if form == "rows.json" else "\n".join(map(json.dumps, rows))
+    (tmp_path / form).write_text(text)
+    tasks = load_arc(str(tmp_path / form))
+    assert [task.id for task in tasks] == ["x", "0", "2"]
+    assert tasks[2].context == (((((3,),), ((1,),))),)
+
+
+def test_a_hub_data_set_s_own_halves(tmp_path: Path) -> None:
+    for name, colour in (("train", 1), ("evaluation", 2)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, **solved(colour)}))
+    data = config(dataset_name=f"hf:{tmp_path}")
+    assert (ids(data, "train"), ids(data, "val")) == (["train"], ["evaluation"])
+
+
+def test_ids_that_are_numbers_are_ids(tmp_path: Path) -> None:
+    (tmp_path / "23581191.json").write_text(json.dumps(RECORD))
+    data = config(path="unused", val_path=str(tmp_path), options={"val_ids": [23581191]})
+    assert ids(data, "val") == ["23581191"]
+    for wrong in (1e4, True, None):
+        with pytest.raises(ConfigError, match="quotes"):
+            load_split(config(path=str(tmp_path), options={"ids": [wrong]}), "train")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "3", "[3]", '{"a": 3}', '{"train": 3, "test": []}', "\0", '{"a": NaN}']
+)
+def test_what_is_no_task_is_refused_with_its_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"x\.json") as caught:
+        load_split(config(path=str(path)), "train")
+    assert caught.value.fix

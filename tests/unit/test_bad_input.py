@@ -73,7 +73,7 @@ DATA: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     ),
     "no passage": ("a.json", json.dumps([{"title": "x"}]), ("record 1: no passage in it",)),
     "not UTF-8": ("a.json", None, ("a.json: byte 3 is not UTF-8",)),
-    "unknown ending": ("a.csv", "a,b", ("unknown kind of file '.csv'", ".jsonl")),
+    "unknown ending": ("a.xyz", "a,b", ("unknown kind of file '.xyz'", ".jsonl")),
 }
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from seal.errors import ModelError
 from seal.records import Task
-from seal.settings import SEALConfig
-from seal.setup import load_tasks
+from seal.settings import DOMAINS, SEALConfig
+from seal.setup import load_data
 
 _CHARS_A_TOKEN = 4
 # Shares of the speed of one large matrix product that training and decoding small batches reach.
@@ -32,13 +32,13 @@ class Work:
 def describe(config: SEALConfig) -> str:
     """Resolved settings, then tasks, self-edits, adapters, tokens and rough time. Raises `DataError`."""
     lines = ["# resolved settings", config.to_yaml(), "# what would be done"]
-    if config.domain == "knowledge_incorporation":
-        train, val = (load_tasks(config, split) for split in ("train", "val"))
-        val = val[: config.evaluation.n_tasks] if config.evaluation.enabled else []
-        questions = sum(len(task.target) for task in (*train, *val))
-        lines.append(f"tasks        {len(train)} to train on, {len(val)} held out, {questions} questions")
-    else:
-        train = val = []
+    train: Sequence[Task] = ()
+    val: Sequence[Task] = ()
+    if config.domain in DOMAINS:
+        data = load_data(config)
+        lines.append(f"tasks        {data}")
+        if config.domain == "knowledge_incorporation":
+            train, val = data.train, data.val
     count, parameters, note = _model(config.model_name)
     work = measure(config, train, val, count)
     rounds = f"{config.max_outer_iterations} × {config.tasks_per_iteration} tasks"

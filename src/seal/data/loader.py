@@ -1,6 +1,6 @@
 """From a source (built-in corpus, file, folder, hub name, a loader of the user's) to tasks.
 
-Nothing is dropped or changed silently: what a `LoadReport` counts is all that happened.
+Nothing is dropped or changed silently: what a `LoadReport` says is all that happened.
 """
 
 from __future__ import annotations
@@ -10,42 +10,32 @@ import json
 import random
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from seal.cloze import cloze_questions
-from seal.data.formats import UNANSWERABLE, Passage, group_rows, read_passages
+from seal.data.fields import Columns, question_of
+from seal.data.files import check_text
+from seal.data.formats import UNANSWERABLE, Passage, from_records, read_passages
+from seal.data.hub import HubSource, hub_rows, is_hub
+from seal.data.load_report import LoadReport, Tally
 from seal.errors import ConfigError, DataError
 from seal.plugins import build, is_import_path, load_object
 from seal.records import Question, Task
 from seal.seeds import derive
 
-HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 INVENTED = "invented"
 SPLITS = {"train": "train", "val": "val", "validation": "val", "all": "all"}
 VAL_SHARE = 0.2
 """Share of a file that is its validation half, where the file itself says nothing of splits."""
+_ROWS_A_TASK = 8
+"""Rows of a stream read at first for each task wanted; twice as many when they were too few."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """What loading did."""
-
-    passages: int
-    """Passages in the source, before the split was chosen."""
-    tasks: int
-    questions: int
-    unanswerable: int = 0
-    """Questions without an answer in their passage (SQuAD v2), dropped or kept."""
-    passages_dropped: int = 0
-    """Passages left out because all their questions were unanswerable."""
-    duplicates: int = 0
-    """Passages whose title and text stood in the source before; they are kept."""
 
 
 class DataLoader:
@@ -53,9 +43,9 @@ class DataLoader:
 
     Args:
         source: `builtin`, `invented` (made-up worlds, `seal.data.invented`), `squad`, `squad_v2` (the hub's),
-            a file or folder (`seal.data.formats`), or the import path `package.module:Class` of a loader with
-            `load_data()`.
-        split: `train`, `val` or `all`. A file without `split` fields is divided by `split_tasks`.
+            `hf:OWNER/NAME[:SPLIT]`, a file or folder (`seal.data.formats`), or the import path
+            `package.module:Class` of a loader with `load_data()`.
+        split: `train`, `val` or `all`. A source without halves of its own is divided by `split_tasks`.
         max_samples: at most so many tasks, the first ones; None means all.
         unanswerable: what happens to unanswerable SQuAD v2 questions: `drop` them, or `keep` them with the
             gold answer "unanswerable".
@@ -64,6 +54,9 @@ class DataLoader:
             `cloze`: cloze questions for every passage.
         seed: of the division into train and val.
         options: of `seal.data.invented.tasks`, for `invented` only.
+        columns: where records keep their fields, if not under our names (`seal.data.fields`).
+        subset: configuration of a data set of the hub.
+        splits: `train` and `val` -> the names of its splits.
     """
 
     def __init__(
@@ -77,6 +70,9 @@ class DataLoader:
         questions: Literal["own", "fill", "cloze"] = "own",
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
+        columns: Columns | None = None,
+        subset: str | None = None,
+        splits: Mapping[str, str] | None = None,
     ) -> None:
         if split not in SPLITS:
             raise ConfigError(f"unknown split {split!r}", "choose train, val or all")
@@ -89,7 +85,8 @@ class DataLoader:
         if questions not in ("own", "fill", "cloze"):
             raise ConfigError(f"questions is {questions!r}", "choose own, fill or cloze")
         self.questions, self.options = questions, dict(options or {})
-        self.report = LoadReport(0, 0, 0)
+        self.columns, self.subset, self.splits = columns or {}, subset, splits
+        self.report = LoadReport()
 
     def load_data(self) -> list[tuple[Any, Task]]:
         """The tasks as (context, task) pairs."""
@@ -101,36 +98,19 @@ class DataLoader:
         Raises:
             DataError: the source cannot be had, is malformed, empty, or lacks questions or answers.
         """
+        tally = Tally()
         if self.source == INVENTED:
             tasks = _invented(self.split, self.max_samples, self.options)
-            found, dropped, unanswerable = len(tasks), 0, 0
+        elif is_hub(self.source):
+            tasks = self._hub_tasks(tally)
         elif is_import_path(self.source):
-            tasks = tasks_from_loader(load_object(self.source))
-            found, dropped, unanswerable = len(tasks), 0, 0
-            tasks = self._divided(tasks)
+            tasks = self._divided(tasks_from_loader(load_object(self.source)))
         else:
-            passages = self._passages()
-            found = len(passages)
-            labelled = any(p.split for p in passages)
-            if labelled and self.split != "all":
-                passages = [p for p in passages if SPLITS.get(p.split, p.split) == self.split]
-            unanswerable = sum(q.answer is None for p in passages for q in p.questions)
-            kept = [p for p in passages if self._has_answers(p)]
-            dropped = len(passages) - len(kept)
-            tasks = self._tasks(kept)
-            if not labelled:
-                tasks = self._divided(tasks)
+            tasks = self._chosen(self._passages(tally), self._divided, tally)
         if not tasks:
             raise DataError(f"{self.source}: no passage for split {self.split!r}", "choose another split")
         tasks = [self._asked(task) for task in tasks[: self.max_samples]]
-        self.report = LoadReport(
-            passages=found,
-            tasks=len(tasks),
-            questions=sum(len(t.target) for t in tasks if isinstance(t.target, tuple)),
-            unanswerable=unanswerable,
-            passages_dropped=dropped,
-            duplicates=len(tasks) - len({(t.title, str(t.context)) for t in tasks}),
-        )
+        self.report = report_of(self.split, tasks, tally)
         return tasks
 
     def _asked(self, task: Task) -> Task:
@@ -146,20 +126,61 @@ class DataLoader:
             )
         return replace(task, target=made)
 
-    def _passages(self) -> list[Passage]:
+    def _passages(self, tally: Tally) -> list[Passage]:
         if self.source == "builtin":
             corpus = resources.files("seal.data") / "builtin" / "passages.json"
             with resources.as_file(corpus) as path:
                 return read_passages(path)
-        if self.source in HUB_NAMES:
-            return _from_hub(self.source, self.split)
         path = Path(self.source).expanduser()
-        if self.source.isidentifier() and not path.exists():
+        if not path.exists() and not path.suffix and not path.is_absolute():
             raise DataError(
                 f"no data set is called {self.source!r}",
-                f"choose builtin, {INVENTED}, {' or '.join(HUB_NAMES)}, or give the path of a file or folder",
+                f"choose builtin, {INVENTED}, squad, squad_v2 or hf:OWNER/NAME, or give a file or folder",
             )
-        return read_passages(path)
+        return read_passages(path, self.columns, tally)
+
+    def _hub_tasks(self, tally: Tally) -> list[Task]:
+        """Tasks of a data set of the hub. With `max_samples` no more of it is read than they need."""
+        source = HubSource.parse(self.source, self.subset, self.splits)
+        read = hub_rows(source, self.split, stream=self.max_samples is not None)
+        if read.unread:
+            tally.notes.append(f"{source.name}: not read: {', '.join(read.unread)}")
+        divide = self._by_hash if read.divide else lambda tasks: tasks
+        if self.max_samples is None:
+            return self._chosen(from_records(read.rows, self.columns), divide, tally)
+        rows = iter(read.rows)
+        taken = list(islice(rows, _ROWS_A_TASK * self.max_samples))
+        while True:
+            more = list(islice(rows, max(len(taken), 1)))
+            passages = from_records(taken, self.columns)
+            # the last passage may go on in the rows that follow
+            tried = Tally()
+            tasks = self._chosen(passages[:-1] if more else passages, divide, tried)
+            if len(tasks) >= self.max_samples or not more:
+                tally.take(report_of(self.split, tasks, tried))
+                if more:
+                    tally.notes.append(f"{source.name}: read up to row {len(taken)}")
+                return tasks
+            taken += more
+
+    def _chosen(
+        self, passages: Sequence[Passage], divide: Callable[[list[Task]], list[Task]], tally: Tally
+    ) -> list[Task]:
+        """Tasks of the passages in this half that have questions."""
+        labelled = any(p.split for p in passages)
+        if labelled and self.split != "all":
+            passages = _half(passages, self.split, tally)
+        unanswerable = [p.where for p in passages for q in p.questions if q.answer is None]
+        if self.unanswerable == "drop":
+            tally.leave_out("unanswerable", unanswerable)
+        answered = [self._has_answers(p) for p in passages]
+        kept = [p for p, has in zip(passages, answered, strict=True) if has]
+        tally.leave_out("passage", (p.where for p, has in zip(passages, answered, strict=True) if not has))
+        twice = len(kept) - len({(p.title, p.context) for p in kept})
+        if twice:
+            tally.notes.append(f"{twice} passages stand twice and are kept")
+        tasks = self._tasks(kept)
+        return tasks if labelled else divide(tasks)
 
     def _has_answers(self, passage: Passage) -> bool:
         """False for a passage that loses all its questions; raises where it never had one."""
@@ -180,7 +201,7 @@ class DataLoader:
                 context=p.context,
                 title=p.title,
                 target=tuple(
-                    Question(q.question, q.answer if q.answer is not None else UNANSWERABLE, p.title)
+                    Question(q.question, q.answer if q.answer is not None else UNANSWERABLE, p.title, q.also)
                     for q in p.questions
                     if q.answer is not None or self.unanswerable == "keep"
                 ),
@@ -193,6 +214,46 @@ class DataLoader:
             return tasks
         train, val = split_tasks(tasks, VAL_SHARE, self.seed)
         return train if self.split == "train" else val
+
+    def _by_hash(self, tasks: list[Task]) -> list[Task]:
+        """This half, each task by its content alone, so that it does not depend on how much was read."""
+        if self.split == "all":
+            return tasks
+        share = [derive(self.seed, "split", same_passage(task)) % 1000 / 1000 for task in tasks]
+        return [t for t, s in zip(tasks, share, strict=True) if (s < VAL_SHARE) == (self.split == "val")]
+
+
+def report_of(split: str, tasks: Sequence[Task], tally: Tally) -> LoadReport:
+    """What loading `tasks` came to."""
+    questions = sum(len(t.target) for t in tasks if isinstance(t.target, tuple))
+    return LoadReport(split, len(tasks), questions, tally.left_out, tuple(tally.notes))
+
+
+def same_passage(task: Task) -> str:
+    """Equal for tasks that teach the same: texts that differ in blanks and Unicode form only, equal grids."""
+    if isinstance(task.context, str):
+        return " ".join(unicodedata.normalize("NFC", task.context).split())
+    try:
+        return json.dumps(task.context, sort_keys=True)
+    except (TypeError, ValueError):
+        return f"task {task.id}"
+
+
+def _half(passages: Sequence[Passage], split: str, tally: Tally) -> list[Passage]:
+    """The passages labelled `split`; `test` is the held-out half where nothing is labelled `val`.
+
+    A passage in both halves is left out of the one to train on.
+    """
+    held = "val" if any(p.split == "val" for p in passages) else "test"
+    tally.leave_out("unlabelled", (p.where for p in passages if not p.split))
+    tally.leave_out("other_split", (p.where for p in passages if p.split not in ("", "train", held)))
+    if split == "val":
+        return [p for p in passages if p.split == held]
+    text = {p.where: " ".join(unicodedata.normalize("NFC", p.context).split()) for p in passages}
+    out = {text[p.where] for p in passages if p.split == held}
+    train = [p for p in passages if p.split == "train"]
+    tally.leave_out("leak", (p.where for p in train if text[p.where] in out))
+    return [p for p in train if text[p.where] not in out]
 
 
 def load_tasks(source: str | Path, **options: Any) -> list[Task]:
@@ -241,16 +302,22 @@ def official_subset(records: Sequence[T], start: int, n: int, seed: int = 42) ->
 def split_tasks(tasks: Sequence[Task], val_share: float, seed: int = 0) -> tuple[list[Task], list[Task]]:
     """Train and val parts, each in the given order; which task goes where depends on its id and the seed.
 
-    Both parts get at least one task when there are two or more.
+    Tasks with the same passage stay together. Both parts get at least one where there are two passages.
 
     Raises:
         ConfigError: `val_share` is not within (0, 1).
     """
     if not 0 < val_share < 1:
         raise ConfigError(f"validation share is {val_share}", "give a number between 0 and 1")
-    count = min(max(1, round(len(tasks) * val_share)), len(tasks) - 1) if len(tasks) > 1 else 0
-    ranked = sorted(range(len(tasks)), key=lambda i: (derive(seed, "split", tasks[i].id), i))
-    val = set(ranked[:count])
+    groups: dict[str, list[int]] = {}
+    for i, task in enumerate(tasks):
+        groups.setdefault(same_passage(task), []).append(i)
+    ranked = sorted(groups.values(), key=lambda group: (derive(seed, "split", tasks[group[0]].id), group[0]))
+    count = max(1, round(len(tasks) * val_share))
+    val: set[int] = set()
+    for group in ranked[:-1]:  # one stays to train on
+        if len(val) < count:
+            val.update(group)
     return (
         [t for i, t in enumerate(tasks) if i not in val],
         [t for i, t in enumerate(tasks) if i in val],
@@ -298,34 +365,21 @@ def _invented(split: str, count: int | None, options: Mapping[str, Any]) -> list
 def _wrapped(name: str, context: Any, task: Any) -> Task:
     if isinstance(task, Task):
         return Task(name, task.context, task.target, task.title)
+    if isinstance(context, str):
+        check_text(context, f"task {name}")
     if isinstance(task, list | tuple) and task and all(isinstance(q, Question) for q in task):
         return Task(name, context, tuple(task))
-    is_qa = (
-        isinstance(task, list | tuple)
-        and task
-        and all(
-            isinstance(q, dict) and isinstance(q.get("question"), str) and isinstance(q.get("answer"), str)
-            for q in task
-        )
+    if not isinstance(task, list | tuple) or not task or not all(_is_question(q) for q in task):
+        return Task(name, context, task)
+    read = [question_of(q, f"task {name}, question {i}") for i, q in enumerate(task, 1)]
+    return Task(
+        name, context, tuple(Question(q.question, q.answer or UNANSWERABLE, "", q.also) for q in read)
     )
-    return Task(name, context, tuple(Question(q["question"], q["answer"]) for q in task) if is_qa else task)
 
 
-def _from_hub(name: str, split: str) -> list[Passage]:
-    """The hub's SQuAD, one row a question."""
-    wanted = {"train": ["train"], "val": ["validation"], "all": ["train", "validation"]}[split]
-    try:
-        from datasets import load_dataset
-
-        parts = [load_dataset(HUB_NAMES[name], split=part) for part in wanted]
-    except (OSError, ImportError, ValueError) as error:  # no network, no package, or a broken cache
-        cause = " ".join(str(error).split())[:120]
-        raise DataError(
-            f"data set {name!r} cannot be had from the hub: {cause}",
-            "give the path of SQuAD's JSON file instead, or use builtin",
-        ) from None
-    passages = []
-    for label, part in zip(wanted, parts, strict=True):
-        rows = ((f"{name} {label}, row {i}", {**row, "split": label}) for i, row in enumerate(part))
-        passages += group_rows(rows)
-    return passages
+def _is_question(value: Any) -> bool:
+    """Whether it is a question with texts as answers; anything else is for a domain of the user's."""
+    if not isinstance(value, dict) or not isinstance(value.get("question"), str):
+        return False
+    answers = value.get("answer", value.get("answers"))
+    return all(isinstance(a, str) for a in (answers if isinstance(answers, list) and answers else [answers]))

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seal.data.load_report import LoadReport
 from seal.errors import RunError, SealError
 from seal.records import (
     Answer,
@@ -40,6 +41,7 @@ KINDS: dict[str, type[Any]] = {
     "update": PolicyUpdate,
     "arm": ArmScore,
     "phase": Phase,
+    "loaded": LoadReport,
 }
 """Journal kinds that become records; other kinds are left alone."""
 
@@ -66,6 +68,8 @@ class History:
     updates: dict[int, PolicyUpdate] = field(default_factory=dict)
     arms: tuple[ArmScore, ...] = ()
     phases: tuple[Phase, ...] = ()
+    loaded: tuple[LoadReport, ...] = ()
+    """What each half of the data came to."""
 
     @property
     def name(self) -> str:
@@ -152,6 +156,7 @@ class History:
             updates={update.iteration: update for update in records["update"]},
             arms=tuple(records["arm"]),
             phases=tuple(records["phase"]),
+            loaded=tuple(records["loaded"]),
         )
 
 
@@ -172,18 +177,13 @@ def read_tasks(config: SEALConfig) -> tuple[dict[str, Task], str]:
     They are read from where the run read them. Passages and gold answers are not in the journal, so without
     the data a report shows less; that is no error.
     """
-    from seal.setup import load_tasks
+    from seal.setup import load_data
 
-    tasks: dict[str, Task] = {}
-    problems: list[str] = []
-    for split in ("train", "val"):
-        if split == "val" and not config.evaluation.enabled:
-            continue
-        try:
-            tasks |= {task.id: task for task in load_tasks(config, split)}
-        except (SealError, OSError) as error:
-            problems.append(str(error))
-    return tasks, "; ".join(dict.fromkeys(problems))
+    try:
+        data = load_data(config)
+    except (SealError, OSError) as error:
+        return {}, str(error)
+    return {task.id: task for task in (*data.train, *data.val)}, ""
 
 
 def _environments(folder: Path) -> list[dict[str, Any]]:

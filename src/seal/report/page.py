@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seal import __version__, yaml_lines
+from seal.data.load_report import one_line as loaded_line
 from seal.errors import RunError
 from seal.report.candidates import TaskView, task_views
 from seal.report.charts import Chart, svg
@@ -64,6 +65,11 @@ class RunView:
     def name(self) -> str:
         """Name of the run, safe to show."""
         return one_line(self.history.name)
+
+    @property
+    def loaded(self) -> str:
+        """The tasks and what was left out of the data; empty while nothing was loaded."""
+        return plain(loaded_line(self.history.loaded)) if self.history.loaded else ""
 
     @property
     def pictures(self) -> list[Chart]:
@@ -171,6 +177,7 @@ def _dimensions(view: RunView) -> list[tuple[str, str]]:
         ("model", plain(config.model_name)),
         ("domain", plain(config.domain)),
         ("reward", plain(f"{config.reward}, keep {config.keep}")),
+        *((("tasks", view.loaded),) if view.loaded else ()),
         ("rounds", f"{len(view.metrics.rounds)} of {config.max_outer_iterations}"),
         ("self-edits", f"{len(history.results):,} rewarded, {written:,} tokens written"),
         ("trainings", f"{len(history.trials):,}"),
