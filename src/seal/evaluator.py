@@ -122,7 +122,7 @@ class Evaluator:
                 jobs[spec.key] = self._job(spec, task)
             except InvalidEdit as error:
                 failure = AdaptOutcome(spec.key, error=JobError(error.border, str(error)))
-                yield self._trial(spec, before, failure, None, str(error))
+                yield self._trial(spec, task, before, failure, None, str(error))
         by_key = {spec.key: spec for spec in specs}
         ungraded: list[str] = []
         if self.domain.batched:
@@ -131,17 +131,18 @@ class Evaluator:
             outcomes = self._one_by_one(jobs, by_key, tasks)
         for outcome in outcomes:
             spec = by_key[outcome.job_id]
+            task = tasks[spec.edit.task_id]
             if outcome.error is not None:
                 if outcome.error.border != AdaptError.border:
                     _raise(outcome.error)
-                yield self._trial(spec, before, outcome, None, outcome.error.message)
+                yield self._trial(spec, task, before, outcome, None, outcome.error.message)
                 continue
             try:
-                after = self._after(tasks[spec.edit.task_id], outcome)
+                after = self._after(task, outcome)
             except GradingError as error:
                 ungraded.append(str(error))
             else:
-                yield self._trial(spec, before, outcome, after)
+                yield self._trial(spec, task, before, outcome, after)
         _raise_ungraded(ungraded)
 
     def _run(self, jobs: Iterable[AdaptJob], tasks: Mapping[str, Task]) -> Iterator[AdaptOutcome]:
@@ -169,15 +170,15 @@ class Evaluator:
     def _trial(
         self,
         spec: TrialSpec,
+        task: Task,
         before: Mapping[str, Performance],
         outcome: AdaptOutcome,
         after: Performance | None,
         problem: str = "",
     ) -> Trial:
-        task_id = spec.edit.task_id
         return Trial(
-            spec.edit.id, task_id, spec.repeat, spec.arm, spec.iteration, self.loaded.version,
-            before[task_id], after, outcome, problem,
+            spec.edit.id, task.id, spec.repeat, spec.arm, spec.iteration, self.loaded.version,
+            before[task.id], after, outcome, problem, self.domain.findings(task, spec.edit.completion),
         )  # fmt: skip
 
     def _after(self, task: Task, outcome: AdaptOutcome) -> Performance:

@@ -292,6 +292,8 @@ class Trial:
     """None: the edit could not be applied; `problem` says why."""
     outcome: AdaptOutcome
     problem: str = ""
+    findings: tuple[EditFinding, ...] = ()
+    """What the check of the self-edit found (`generation.check`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,8 @@ def _loops(text: str, units: Sequence[Span]) -> list[EditFinding]:
     before: tuple[str, ...] = ()
     for start, stop in units:
         words = _words(_without_label(text[start:stop]))
+        if not words:  # a line such as --- begins another version
+            seen.clear()
         seen[words] += 1
         if words and (seen[words] >= LOOP or words == before):
             found.append(_finding("loop", text, start, stop))

@@ -36,6 +36,10 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML reads a bare off as false
+
+
 def _import_path(value: str) -> str:
     if not is_import_path(value):
         raise ValueError("must be an import path like `package.module:Class`")
@@ -72,6 +76,7 @@ ImportPath = Annotated[str, AfterValidator(_import_path)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AutoOrNatural = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_natural)]
 Schedule = Literal["constant", "linear", "cosine"]
+EditCheck = Literal["off", "record", "drop-lines", "refuse"]
 Arm = Literal["base", "passage", "no_augmentation", "random", "oracle", "self_edit", "self_edit_rl"]
 Arms = Annotated[tuple[Arm, ...], Field(min_length=1)]
 
@@ -170,6 +175,10 @@ class GenerationConfig(Section):
     """Nucleus sampling: share of the probability mass that is kept."""
     max_new_tokens: Natural = 512
     """Longest self-edit, in tokens."""
+    check: Annotated[EditCheck, BeforeValidator(_off)] = "drop-lines"
+    """What happens to a self-edit (knowledge incorporation, every arm) with loops, echoes of the instruction,
+    or names and numbers that its passage lacks. off: nothing; record: they are noted; drop-lines: noted, and
+    loops and echoes are not trained on; refuse: noted, and the self-edit is not trained on."""
     base_url: BaseUrl | None = None
     """OpenAI-compatible server that writes instead of the local policy, such as http://localhost:8000/v1."""
     model: str | None = None

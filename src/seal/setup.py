@@ -119,6 +119,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
             include_passage=data.include_passage,
             max_new_tokens=config.evaluation.max_new_tokens,
             max_length=config.max_length,
+            check=config.generation.check,
             grader=grader,
             **options,
         )

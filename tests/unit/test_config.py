@@ -184,6 +184,12 @@ def test_malformed_yaml_names_its_line(tmp_path: Path, text: str, line: int, wor
     assert word in problem
 
 
+def test_a_bare_off_in_yaml_is_off(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("generation:\n  check: off\n")
+    assert load_config(path).generation.check == "off"
+
+
 def test_yaml_builds_no_objects(tmp_path: Path) -> None:
     path = write(tmp_path, "seed: 1\nmodel_name: !!python/object/apply:os.getcwd []\n")
     (problem,) = problems(path)

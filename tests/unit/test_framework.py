@@ -6,6 +6,7 @@ import json
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -27,7 +28,7 @@ from seal.framework import sample_tasks
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.intervals import bootstrap, weighted_mean
 from seal.models.load import LoadedModel, load_model
-from seal.records import AdaptOutcome, Baseline, Performance, Trial, Verdict
+from seal.records import AdaptOutcome, Baseline, Completion, Performance, Trial, Verdict
 from seal.run.folder import Run
 from seal.run.journal import Journal, Row
 
@@ -223,6 +224,25 @@ def test_training_that_diverges_is_a_problem_of_its_edit_alone(
     assert not update["updated"]
     base, *others = of(rows, "arm")
     assert all(arm["mean"] == base["mean"] and arm["gain"] == 0 for arm in others)
+
+
+def test_every_arm_is_checked_and_the_reasons_are_journalled(
+    settings: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the check finds stands beside every trial, and an arm without a self-edit has nothing to find."""
+
+    def looped(self: Any, *args: Any, **kwargs: Any) -> list[Completion]:
+        text = "It is old.\nIt is old.\nSo is Torholm itself."
+        return [replace(c, text=text) for c in write(self, *args, **kwargs)]
+
+    write = LocalGenerator.generate
+    monkeypatch.setattr(LocalGenerator, "generate", looped)
+    rows = carry_out(settings())
+    trials = of(rows, "trial")
+    assert {t["arm"] for t in trials} >= {"passage", "self_edit", "train"}
+    for trial in trials:
+        kinds = [f["kind"] for f in trial["findings"]]
+        assert kinds == ([] if trial["arm"] == "passage" else ["loop", "unsupported"]), trial["arm"]
 
 
 def test_a_self_edit_that_is_too_long_is_data_with_a_reason(

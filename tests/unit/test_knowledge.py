@@ -18,6 +18,7 @@ from seal.grading import Grade, LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import LoadedModel
 from seal.records import AdaptJob, Answer, Performance, Question, Task, TrainingConfig, Verdict
+from seal.settings import EditCheck
 
 QUESTIONS = (Question("What is Anka?", "a cold river", "Anka"), Question("How long?", "40 miles", "Anka"))
 TASK = Task("anka-1", "Anka is a cold river. It is 40 miles long.", QUESTIONS, "Anka")
@@ -79,6 +80,43 @@ def test_a_row_that_is_too_long_is_an_error_or_cut() -> None:
     (row,) = KnowledgeIncorporation(max_length=8, too_long="truncate").training_sequences(TASK, "", bpe())
     assert len(row.ids) == 8
     assert len(KnowledgeIncorporation(max_length=length).training_sequences(TASK, "", bpe())) == 1
+
+
+LOOPED = (
+    "It is cold.\nRead the passage and list what it tells us.\nIt is cold.\nIt is near Torholm.\nIt is cold."
+)
+
+
+@pytest.mark.parametrize(
+    ("check", "lines"),
+    [
+        ("off", LOOPED.split("\n")),
+        ("record", LOOPED.split("\n")),
+        ("drop-lines", ["It is cold.", "It is cold.", "It is near Torholm."]),
+    ],
+)
+def test_what_the_check_leaves_of_a_self_edit(check: EditCheck, lines: list[str]) -> None:
+    domain = KnowledgeIncorporation(check=check)
+    rows = domain.training_sequences(TASK, LOOPED, bpe())
+    assert [bpe().decode(row.ids) for row in rows] == [f"Anka\n{x}" for x in [*lines, TASK.context]]
+    found = [(f.kind, f.text) for f in domain.findings(TASK, LOOPED)]
+    assert found == (
+        []
+        if check == "off"
+        else [("echo", LOOPED.split("\n")[1]), ("unsupported", "Torholm"), ("loop", "It is cold.")]
+    )
+
+
+def test_the_check_refuses_what_it_is_told_to_and_what_is_nothing_else() -> None:
+    strict = KnowledgeIncorporation(check="refuse")
+    with pytest.raises(InvalidEdit, match=r"refused: 1 echo .*; 1 loop .*; 1 unsupported \('Torholm'\)"):
+        strict.training_sequences(TASK, LOOPED, bpe())
+    assert len(strict.training_sequences(TASK, "It is cold.\nIt is long.", bpe())) == 3
+    assert len(strict.training_sequences(TASK, "", bpe())) == 1  # the passage alone is no self-edit to check
+    with pytest.raises(InvalidEdit, match="nothing but 1 echo"):
+        KnowledgeIncorporation().training_sequences(TASK, "Here is the list:", bpe())
+    with pytest.raises(ConfigError, match="off, record, drop-lines, refuse"):
+        KnowledgeIncorporation(check="maybe")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seal.errors import DataError
-from seal.records import Answer, EvalPrompt, Performance, Task, TrainingConfig, TrainingSequence
+from seal.records import Answer, EditFinding, EvalPrompt, Performance, Task, TrainingConfig, TrainingSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,6 +67,10 @@ class BaseDomain(ABC):
         if not rows:
             raise InvalidEdit("the self-edit holds no text to train on")
         return tuple(rows)
+
+    def findings(self, task: Task, completion: str) -> tuple[EditFinding, ...]:
+        """What is visibly wrong with a self-edit, for the journal. Default: nothing is looked for."""
+        return ()
 
     def training_config(self, completion: str, base: TrainingConfig) -> TrainingConfig:
         """The training recipe; a domain whose self-edits choose it overrides this."""

@@ -7,16 +7,29 @@ Rows are plain tokens of the text, as there: no end-of-text token unless `append
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError, GradingError
 from seal.grading import Grader, LexicalGrader
-from seal.records import Answer, EvalPrompt, Performance, Question, Sampling, Task, TrainingSequence, Verdict
+from seal.records import (
+    Answer,
+    EditFinding,
+    EvalPrompt,
+    Performance,
+    Question,
+    Sampling,
+    Task,
+    TrainingSequence,
+    Verdict,
+)
 from seal.self_edit import chat_prompt, resolve_template, sequence_texts
+from seal.self_edit_check import check_edit, summary, without_loops
+from seal.settings import EditCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,6 +52,8 @@ class KnowledgeIncorporation(BaseDomain):
         max_length: longest training row, in tokens; the tokenizer's own limit holds as well.
         too_long: what happens to a longer row: "error" or "truncate".
         append_eos: end every row with the end-of-text token.
+        check: what happens to a self-edit with loops, echoes or unsupported names (`seal.self_edit_check`):
+            "off", "record" them, "drop-lines" that loop or echo, "refuse" the self-edit.
         grader: used by `evaluate`; the lexical grader by default.
     """
 
@@ -56,6 +71,7 @@ class KnowledgeIncorporation(BaseDomain):
         max_length: int = 2048,
         too_long: Literal["error", "truncate"] = "error",
         append_eos: bool = False,
+        check: EditCheck = "drop-lines",
         grader: Grader | None = None,
     ) -> None:
         if max_new_tokens < 1 or max_length < 2:
@@ -75,7 +91,9 @@ class KnowledgeIncorporation(BaseDomain):
         self.split_newlines, self.include_passage, self.chat = split_newlines, include_passage, chat
         self.base_question, self.chat_question = base_question, chat_question
         self.max_new_tokens, self.max_length, self.too_long = max_new_tokens, max_length, too_long
-        self.append_eos = append_eos
+        if check not in get_args(EditCheck):
+            raise ConfigError(f"check is {check!r}", f"choose {', '.join(get_args(EditCheck))}")
+        self.append_eos, self.edit_check = append_eos, check
         self.grader: Grader = grader or LexicalGrader()
 
     def create_self_edit_prompt(self, context: Any) -> str:
@@ -101,19 +119,44 @@ class KnowledgeIncorporation(BaseDomain):
     def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[TrainingSequence, ...]:
-        """Rows of the self-edit's sequences, the passage last.
+        """Rows of the self-edit's sequences, the passage last; without what its check drops.
 
         Raises:
-            InvalidEdit: there is nothing to train on, or a row is longer than `max_length`.
+            InvalidEdit: there is nothing to train on, a row is longer than `max_length`, or the check refuses
+                the self-edit.
         """
         texts = sequence_texts(
-            completion, task.title, _passage(task.context), self.split_newlines, self.include_passage
+            self._checked(task, completion),
+            task.title,
+            _passage(task.context),
+            self.split_newlines,
+            self.include_passage,
         )
         rows = [sequence_from_text(tokenizer, text, append_eos=self.append_eos) for text in texts]
         rows = [self._fitted(row, task, tokenizer) for row in rows if row.labelled()]
         if not rows:
             raise InvalidEdit(f"task {task.id!r}: the self-edit holds no text to train on")
         return tuple(rows)
+
+    def findings(self, task: Task, completion: str) -> tuple[EditFinding, ...]:
+        """Loops, echoes of the instruction, and names and numbers that the passage lacks."""
+        if self.edit_check == "off" or not completion.strip():
+            return ()
+        asked = f"{self.template.base}\n{self.template.chat}"
+        return check_edit(completion, asked, _passage(task.context), task.title)
+
+    def _checked(self, task: Task, completion: str) -> str:
+        """The completion, or what the check leaves of it."""
+        found = self.findings(task, completion) if self.edit_check in ("drop-lines", "refuse") else ()
+        if found and self.edit_check == "refuse":
+            raise InvalidEdit(
+                f"task {task.id!r}: the self-edit was refused: {summary(found)}",
+                "set generation.check to drop-lines to train on the rest",
+            )
+        left = without_loops(completion, found)
+        if found and not re.search(r"\w", left):
+            raise InvalidEdit(f"task {task.id!r}: nothing but {summary(found)} in the self-edit")
+        return left
 
     def check(self, task: Task, tokenizer: PreTrainedTokenizerBase, window: int | None) -> None:
         """Raise `DataError` for a passage that no adapter could be trained on: longer than allowed, or than
