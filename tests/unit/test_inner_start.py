@@ -19,7 +19,7 @@ from seal.records import AdaptJob, Sampling, TrainingConfig, TrainingSequence
 # PEFT still asks transformers for this name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-RECIPE = TrainingConfig(rank=4, alpha=8, epochs=5, learning_rate=1e-2)
+TRAINING = TrainingConfig(rank=4, alpha=8, epochs=5, learning_rate=1e-2)
 ROWS = (
     TrainingSequence(tuple(b"The gate of Orvane closes at nine.")),
     TrainingSequence(tuple(b"Mira keeps the key.")),
@@ -27,7 +27,7 @@ ROWS = (
 
 
 def trained(loaded: LoadedModel, folder: Path) -> Path:
-    (outcome,) = LocalInnerLoop(loaded, None).run([AdaptJob("a", ROWS, RECIPE, (), 1, str(folder))])
+    (outcome,) = LocalInnerLoop(loaded, None).run([AdaptJob("a", ROWS, TRAINING, (), 1, str(folder))])
     assert outcome.error is None
     return folder
 
@@ -41,7 +41,7 @@ def test_training_goes_on_from_a_saved_adapter(tiny_family: LoadedModel, tmp_pat
     before, after = (load_adapter(runtime, folder).weights for folder in (first, tmp_path / "second"))
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
     assert before.abs().max() > 1e-2
-    with LoRAWrapper.from_config(tiny_family.model, RECIPE) as peft:
+    with LoRAWrapper.from_config(tiny_family.model, TRAINING) as peft:
         peft.load(first)
         expected = [row_loss(peft.peft, row).item() / len(row.labelled()) for row in ROWS]
     assert outcome.losses == pytest.approx(expected, rel=1e-4)
@@ -53,8 +53,8 @@ def test_an_adapter_that_does_not_fit_fails_its_job_alone(
     first = trained(tiny("llama"), tmp_path / "first")
     jobs = [
         AdaptJob("rank", ROWS, TrainingConfig(rank=8, epochs=1), (), 1, start_from=str(first)),
-        AdaptJob("gone", ROWS, RECIPE, (), 1, start_from=str(tmp_path / "gone")),
-        AdaptJob("good", ROWS, RECIPE, (), 1, start_from=str(first)),
+        AdaptJob("gone", ROWS, TRAINING, (), 1, start_from=str(tmp_path / "gone")),
+        AdaptJob("good", ROWS, TRAINING, (), 1, start_from=str(first)),
     ]
     outcomes = {o.job_id: o.error for o in LocalInnerLoop(tiny("llama"), None).run(jobs)}
     assert outcomes["good"] is None

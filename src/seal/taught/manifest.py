@@ -2,8 +2,9 @@
 
 taught.json        this manifest: written last, so a batch that is in it is whole
 journal.jsonl      what is finished, as in every run
-passages/1.jsonl   the passages of batch 1, and the questions that measured it
+passages/1.jsonl   the passages of batch 1
 texts/1.jsonl      the training texts (self-edits) of batch 1, for replay
+questions/1.jsonl  the questions that measure batch 1
 adapters/1/…       the adapters after batch 1, in PEFT's format
 """
 
@@ -78,6 +79,8 @@ class Score:
     n: int
     before: float
     after: float
+    lost: int
+    """Questions that were answered correctly before, and are not now."""
     low: float
     high: float
 
@@ -96,6 +99,8 @@ class Batch:
     adapters: tuple[TaughtAdapter, ...]
     """All adapters of the model after this batch."""
     scores: tuple[Score, ...] = ()
+    routed: float | None = None
+    """Share of this model's test questions that are routed to their own passage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,24 @@ def read_manifest(folder: str | Path) -> Manifest:
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Write the manifest, whole or not at all."""
     write_whole(Path(folder) / MANIFEST, json.dumps(encode(manifest), ensure_ascii=False, indent=1) + "\n")
+
+
+def passages_of(folder: Path, manifest: Manifest) -> list[TaughtPassage]:
+    """All passages that were taught, in order. Raises `ModelError`."""
+    return [
+        p for b in manifest.batches for p in read_lines(TaughtPassage, folder / f"passages/{b.number}.jsonl")
+    ]
+
+
+def questions_of(folder: Path, manifest: Manifest) -> list[tuple[int, list[TestQuestion]]]:
+    """Every batch's number and test questions. Raises `ModelError`."""
+    batches = [b.number for b in manifest.batches]
+    return [(n, read_lines(TestQuestion, folder / f"questions/{n}.jsonl")) for n in batches]
+
+
+def texts_of(folder: Path, manifest: Manifest) -> list[TrainingText]:
+    """All training texts, in order. Raises `ModelError`."""
+    return [t for b in manifest.batches for t in read_lines(TrainingText, folder / f"texts/{b.number}.jsonl")]
 
 
 def write_lines(path: Path, records: Iterable[Any]) -> None:

@@ -49,10 +49,10 @@ def read_document(path: Path) -> Document:
         DataError: it cannot be read, is too large, holds no text, or is of an unknown kind.
         MissingPackage: with the pip command that installs what is missing.
     """
+    check_size(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: unknown kind of file {path.suffix or '(no ending)'!r}", f"use {KINDS}")
-    check_size(path)
     try:
         document = reader(path)
     except DataError:
