@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -18,6 +19,7 @@ from seal import yaml_lines
 from seal.errors import ConfigError
 from seal.settings import SEALConfig, Section
 from seal.yaml_lines import Document, KeyPath
+from seal.yaml_scalars import NO_READING, Doubtful
 
 __all__ = ["SEALConfig", "load_config", "preset_names", "preset_text"]
 
@@ -71,6 +73,7 @@ def load_config(
         keys = tuple(name.split("."))
         _put(settings, keys, value)
         origins[keys] = "flag"
+    settings = _settled(settings, (), origins, problems)
     try:
         config = SEALConfig.model_validate(settings)
     except ValidationError as error:
@@ -109,13 +112,87 @@ def _put(settings: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
     settings[keys[-1]] = value
 
 
+def _settled(value: Any, at: KeyPath, origins: Mapping[KeyPath, str], problems: list[str]) -> Any:
+    """`value` with every `Doubtful` in it as the text or value that the setting takes.
+
+    Where that cannot be told it is left out, and said among `problems`.
+    """
+    if isinstance(value, dict):
+        settled = {key: _settled(each, (*at, key), origins, problems) for key, each in value.items()}
+        return {key: each for key, each in settled.items() if each is not NO_READING}
+    if isinstance(value, list | tuple):
+        parts = [_settled(each, (*at, i), origins, problems) for i, each in enumerate(value)]
+        return [each for each in parts if each is not NO_READING]
+    if not isinstance(value, Doubtful):
+        return value
+    kinds = _kinds(at)
+    absent = type(None) in kinds
+    if not kinds:
+        return str(value)  # an unknown setting, which is refused as such
+    if str in kinds and (value.is_number or not (absent or value == "~")):
+        return str(value)
+    if not kinds & {str, Any} and value.reading is not NO_READING:
+        return value.reading
+    if Any in kinds and value == "~":
+        return None
+    problems.append(f"{_where(at, origins)}{'.'.join(map(str, at))}: {_doubt(value, kinds)}")
+    return NO_READING
+
+
+def _doubt(value: Doubtful, kinds: set[Any]) -> str:
+    """What to write instead of `value`, where it cannot be told what is meant."""
+    quotes = ", or put it in quotes" if kinds & {str, Any} else ""
+    if value.is_number:
+        return f"{value} is another number to other readers of YAML; write plain digits{quotes}"
+    if value.reading in (True, False):
+        return f"{value} is a truth to some readers of YAML and a text to others; write " + (
+            f"null{quotes}" if str in kinds else f"true or false{quotes}"
+        )
+    return f"{value} is nothing to some readers of YAML and a text to others; write null{quotes}"
+
+
+def _kinds(at: KeyPath) -> set[Any]:
+    """The types that a setting takes, the parts of unions one by one; none for an unknown setting."""
+    kinds: set[Any] = {SEALConfig}
+    for key in at:
+        kinds = {part for kind in kinds for part in _parts(_below(kind, key))}
+    return kinds
+
+
+def _below(kind: Any, key: str | int) -> Any:
+    """The type of what stands under `key` in a value of type `kind`; None where there is no such key."""
+    if kind is Any:
+        return Any
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return kind.model_fields[str(key)].annotation if key in kind.model_fields else None
+    inside = get_args(kind)
+    if get_origin(kind) is dict:
+        return inside[1]
+    return inside[0] if get_origin(kind) is tuple and isinstance(key, int) else None
+
+
+def _parts(kind: Any) -> set[Any]:
+    if kind is None:
+        return set()
+    if get_origin(kind) is Annotated:
+        return _parts(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return {part for each in get_args(kind) for part in _parts(each)}
+    return {kind}
+
+
+def _where(at: KeyPath, origins: Mapping[KeyPath, str]) -> str:
+    """`file:line: ` of a setting, or of the nearest one above or else below it."""
+    above = (at[:i] for i in range(len(at), 0, -1) if at[:i] in origins)
+    below = (key for key in origins if key[: len(at)] == at)
+    found = next(above, None) or next(below, None)
+    return f"{origins[found]}: " if found is not None else ""
+
+
 def _explain(error: Any, origins: Mapping[KeyPath, str]) -> str:
     """One line for one of pydantic's errors: where, which setting, what is wrong, what was given."""
     loc: KeyPath = error["loc"]
-    above = (loc[:i] for i in range(len(loc), 0, -1) if loc[:i] in origins)
-    below = (key for key in origins if key[: len(loc)] == loc)
-    at = next(above, None) or next(below, None)
-    where = f"{origins[at]}: " if at is not None else ""
+    where = _where(loc, origins)
     name = ".".join(map(str, loc))
     if error["type"] == "extra_forbidden":
         return f"{where}unknown setting {name!r}{_nearest(loc)}"
@@ -123,7 +200,9 @@ def _explain(error: Any, origins: Mapping[KeyPath, str]) -> str:
     given = repr(error["input"])
     shown = given if len(given) <= 60 else given[:57] + "..."
     about = f"{name}: " if name else ""
-    return f"{where}{about}{message}" + ("" if isinstance(error["input"], dict) else f", given {shown}")
+    bare = error["type"] == "string_type" and isinstance(error["input"], bool | int | float)
+    fix = "; put it in quotes" if bare else ""
+    return f"{where}{about}{message}" + ("" if isinstance(error["input"], dict) else f", given {shown}{fix}")
 
 
 def _sections() -> dict[str, type[Section]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,9 @@ from typing import Any
 import yaml
 
 from seal.errors import ConfigError
+from seal.yaml_scalars import Dumper, Loader
 
 KeyPath = tuple[str | int, ...]
-
-# YAML 1.1 reads `1e-4` as text; YAML 1.2 and everybody who writes a learning rate mean a number.
-_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-_FLOAT_STARTS = list("-+.0123456789")
-
-
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _FLOAT_STARTS)
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _FLOAT_STARTS)
 
 
 @dataclass(frozen=True)
@@ -37,6 +21,7 @@ class Document:
 
     name: str
     values: dict[str, Any]
+    """What YAML's versions read differently is a `Doubtful`."""
     lines: dict[KeyPath, int]
     """Line (from 1) of every key and list item."""
     problems: tuple[str, ...] = ()
@@ -85,22 +70,25 @@ def parse(text: str, name: str, as_json: bool = False) -> Document:
 
 
 def scalar(text: str) -> Any:
-    """The value that `text` has in YAML (`3`, `1e-4`, `true`, `[a, b]`); text that is no YAML is itself."""
+    """The value that `text` has in YAML (`3`, `1e-4`, `true`, `[a, b]`); text that is no YAML is itself.
+
+    What YAML's versions read differently is a `Doubtful`.
+    """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=Loader)
     except yaml.YAMLError:
         return text
 
 
 def dump(values: Any) -> str:
     """YAML text that `parse` reads back as the same values."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _compose(text: str, name: str) -> tuple[Any, yaml.Node | None]:
     loader = None
     try:
-        loader = _Loader(text)
+        loader = Loader(text)
         node = loader.get_single_node()
         return (None if node is None else loader.construct_document(node)), node
     except yaml.MarkedYAMLError as error:

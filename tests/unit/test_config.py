@@ -322,3 +322,105 @@ def test_to_yaml_writes_a_file(tmp_path: Path) -> None:
 def test_the_configs_of_the_experiments_are_valid(path: Path) -> None:
     config = load_config(path)
     assert make_domain(config, None).batched  # its options are the domain's to check
+
+
+# --- what YAML's versions read differently --------------------------------------------------------------
+
+DOUBTFUL = [
+    ("seed", "010", None),
+    ("seed", "019", None),
+    ("seed", "1:30", None),
+    ("seed", "None", None),
+    ("seed", "no", None),
+    ("seed", "1_000", 1000),
+    ("seed", "0x10", 16),
+    ("learning_rate", "1e-4", 1e-4),
+    ("learning_rate", "01e-4", None),
+    ("inner.slots", "1_0", 10),
+    ("inner.slots", "08", None),
+    ("data_config.split_newlines", "off", False),
+    ("data_config.split_newlines", "Yes", True),
+    ("data_config.split_newlines", "None", None),
+    ("data_config.max_samples", "~", ...),
+    ("data_config.max_samples", "None", None),
+    ("data_config.path", "010", "010"),
+    ("data_config.path", "00576224", "00576224"),
+    ("data_config.path", "1_000", "1_000"),
+    ("data_config.path", "0x10", "0x10"),
+    ("data_config.path", "12:30", "12:30"),
+    ("data_config.path", "2026-11-26", "2026-11-26"),
+    ("data_config.path", "1e-4", None),
+    ("data_config.path", "7", None),
+    ("data_config.path", "~", None),
+    ("data_config.path", "None", None),
+    ("data_config.path", "no", None),
+    ("data_config.path", "true", None),
+    ("data_config.path", "null", ...),
+    ("wandb_project", "None", None),
+    ("wandb_project", "none", None),
+    ("wandb_project", "off", None),
+    ("wandb_project", "false", None),
+    ("wandb_project", "'None'", "None"),
+    ("wandb_project", "007", "007"),
+    ("output_dir", "010", "010"),
+    ("output_dir", "no", "no"),
+    ("output_dir", "~", None),
+    ("model_name", "on", "on"),
+    ("data_config.prompt_type", "none", "none"),
+    ("data_config.prompt_templates", "{a: off}", {"a": "off"}),
+    ("inner.targets", "[no, 010]", ("no", "010")),
+    ("data_config.columns", "{context: 007}", {"context": "007"}),
+    ("data_config.options", "{ids: [00576224]}", None),
+    ("data_config.options", "{ids: [05269061]}", None),
+    ("data_config.options", "{ids: ['00576224', 6150a2bd]}", {"ids": ["00576224", "6150a2bd"]}),
+    ("data_config.options", "{append_eos: no}", None),
+    ("data_config.options", "{append_eos: None}", None),
+    ("data_config.options", "{cap: 1_000}", None),
+    ("data_config.options", "{max_views: ~, rate: 1e-4}", {"max_views": None, "rate": 1e-4}),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), DOUBTFUL)
+@pytest.mark.parametrize("by", ["file", "flag"])
+def test_what_stands_in_the_file_arrives_or_is_refused(
+    tmp_path: Path, name: str, text: str, value: object, by: str
+) -> None:
+    """None as `value`: refused; `...`: nothing."""
+    path = None
+    if by == "file":
+        section, dot, key = name.rpartition(".")
+        path = write(tmp_path, f"{section}:\n  {key}: {text}\n" if dot else f"{name}: {text}\n")
+    overrides = {} if path else {name: scalar(text)}
+    if value is None:
+        (problem,) = problems(path, overrides=overrides)
+        assert problem.startswith(f"{path}:{1 + name.count('.')}: " if path else "flag: ")
+        assert name in problem
+        assert any(
+            word in problem for word in ("quotes", "write null", "write true", "write plain digits", "given")
+        )
+        return
+    found: object = load_config(path, overrides=overrides)
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert found == (None if value is ... else value)
+    assert type(found) is type(None if value is ... else value)
+
+
+@given(st.text(string.ascii_letters + string.digits + "_-+.:~", min_size=1, max_size=9))
+def test_a_bare_text_is_never_changed(text: str) -> None:
+    """In a setting that holds text, whatever a line of YAML gives it is what stands there."""
+    try:
+        values = parse(
+            f"data_config: {{path: {text}, options: {{x: {text}}}}}\nmodel_name: {text}\n", "c"
+        ).values
+        config = load_config(overrides={"model_name": values["model_name"]})
+    except ConfigError:
+        return
+    assert config.model_name == text
+    assert SEALConfig.model_validate(parse(config.to_yaml(), "c").values) == config
+
+
+def test_a_project_called_none_survives_the_run_folder(tmp_path: Path) -> None:
+    config = load_config(overrides={"wandb_project": "None", "output_dir": "010", "data_config.path": "no"})
+    config.to_yaml(tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config

@@ -18,7 +18,18 @@ SOURCE = Path(seal.__file__).parent
 #: The packages from the bottom up. A package may import from its own layer and from those below.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"errors", "records", "seeds", "plugins", "lexical", "intervals", "yaml_lines", "sentences", "cloze"}
+        {
+            "errors",
+            "records",
+            "seeds",
+            "plugins",
+            "lexical",
+            "intervals",
+            "yaml_lines",
+            "yaml_scalars",
+            "sentences",
+            "cloze",
+        }
     ),
     frozenset({"settings"}),
     frozenset({"config"}),
