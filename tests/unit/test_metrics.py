@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
 import pytest
 
-from seal.records import ArmScore, EditResult, Reward, TaskScore
+from seal.data.invented import world
+from seal.records import ArmScore, EditFinding, EditResult, Reward, SelfEdit, TaskScore
 from seal.report.diagnosis import diagnose
+from seal.report.edit_quality import edit_quality, in_words
 from seal.report.estimates import (
     clustered,
     distribution,
@@ -262,8 +265,6 @@ class TestFindings:
         assert self.titles(self.history(made_up, tmp_path / "run", rows)) == ""
 
     def test_duplicates_cut_off_and_length(self, made_up: Any, tmp_path: Path) -> None:
-        from dataclasses import replace
-
         run = made_up.MadeUpRun(tmp_path / "run", rounds=2, tasks=2, edits=2, held_out=0)
         history = read_history(tmp_path / "run")
         edits = {
@@ -280,8 +281,6 @@ class TestFindings:
         assert "duplicates" not in self.titles(history)
 
     def test_grader_errors_and_spikes(self, made_up: Any, tmp_path: Path) -> None:
-        from dataclasses import replace
-
         from seal.records import Verdict
 
         made_up.MadeUpRun(tmp_path / "run", rounds=1, held_out=0)
@@ -309,3 +308,48 @@ def test_few_shot_metrics_and_augmentation_effectiveness(made_up: Any, tmp_path:
     assert few_shot.cell_before.mean == pytest.approx(0.5)
     assert few_shot.grid_after.mean == pytest.approx(0.5)
     assert few_shot.augmentations["basic"] == {"on": 1.0, "off": 0.0, "n_on": 1, "n_off": 1}
+
+
+class TestEditQuality:
+    """What self-edits are like, beside what they earned."""
+
+    def test_by_hand(self, made_up: Any, tmp_path: Path) -> None:
+        made_up.MadeUpRun(tmp_path / "run", rounds=1, tasks=1, edits=2, held_out=0)
+        trial = read_history(tmp_path / "run").trials[0]
+        made = world(0, 3, "train")
+        facts = [fact.statement for fact in made.facts]
+        wrong = facts[0].replace(made.facts[0].value, made.reward[0].wrong[-1])
+        texts = {"a": "\n".join(facts[:3]), "b": "\n".join([wrong, facts[1]]), "c": "Nothing.", "d": ""}
+        edits = {name: SelfEdit(name, made.id, "", text, 0, "p") for name, text in texts.items()}
+        loop = EditFinding("loop", "x", 0, 1)
+        trials = [replace(trial, edit_id=name) for name in "abbcd"]
+        trials[1] = replace(trials[1], findings=(loop, loop))
+        quality = edit_quality(trials, edits)
+        assert quality is not None
+        assert (quality.edits, quality.loops, quality.echoes) == (3, 1 / 3, 0)
+        assert quality.coverage is not None
+        assert quality.coverage.mean == pytest.approx((3 / 6 + 1 / 6 + 0) / 3)
+        assert quality.faithfulness is not None
+        assert quality.faithfulness.mean == pytest.approx((1 + 1 / 2) / 2)
+        assert in_words(edits["b"], trials[1:2]) == "states 1 of 6 facts, gets 1 wrong; check: 2 loop ('x')"
+        assert edit_quality([trials[-1]], edits) is None
+
+    def test_a_run_on_other_passages_has_no_facts(self, made_up: Any, tmp_path: Path) -> None:
+        made_up.MadeUpRun(tmp_path / "run", rounds=1, tasks=2, edits=2)
+        metrics = run_metrics(read_history(tmp_path / "run"))
+        quality = metrics.rounds[0].quality
+        assert quality is not None
+        assert (quality.edits, quality.coverage, quality.faithfulness) == (4, None, None)
+        arms = {arm["arm"]: arm["quality"] for arm in metrics.arms}
+        assert arms["passage"] is None
+        assert arms["self_edit"].edits > 0
+
+    def test_many_loops_and_unsupported_names_are_worth_a_warning(self, made_up: Any, tmp_path: Path) -> None:
+        made_up.MadeUpRun(tmp_path / "run", rounds=1, tasks=2, edits=2)
+        history = read_history(tmp_path / "run")
+        found = (EditFinding("loop", "x", 0, 1), EditFinding("unsupported", "Torholm", 0, 7))
+        worse = replace(history, trials=tuple(replace(t, findings=found) for t in history.trials))
+        titles = {f.title for f in diagnose(worse, run_metrics(worse))}
+        new = {"Self-edits repeat themselves or the instruction", "Self-edits bring in names and numbers"}
+        assert new <= titles
+        assert not new & {f.title for f in diagnose(history, run_metrics(history))}

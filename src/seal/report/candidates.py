@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seal.records import Answer, EditResult, Performance, Question, SelfEdit, Task, Trial, Verdict
+from seal.report.edit_quality import in_words
 from seal.report.gallery import arm_name
 from seal.report.grids import grid_or_none, grid_svg
 from seal.report.history import History
@@ -64,6 +65,8 @@ class Candidate:
     repeats: tuple[float, ...]
     kept: bool
     why: str
+    quality: str
+    """The facts that it states, where they are known, and what its check found."""
     problem: str
     pictures: tuple[Picture, ...]
 
@@ -190,6 +193,7 @@ def _candidate(
         repeats=result.repeats if result else (),
         kept=bool(result and result.reward.kept),
         why=one_line(result.reward.why) if result else "",
+        quality=one_line(in_words(edit, trials), 300),
         problem=one_line(trial.problem or (result.problem if result else ""), 300),
         pictures=_attempts(task, trial.after),
     )

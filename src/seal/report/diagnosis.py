@@ -146,6 +146,20 @@ def _edits(m: RoundMetrics, history: History) -> Iterator[Finding]:
             f"{_percent(m.cut_off)} ran into the limit of {history.config.generation.max_new_tokens} tokens.",
             "Raise `generation.max_new_tokens`, or ask for shorter self-edits.",
         )
+    if m.quality and max(m.quality.loops, m.quality.echoes) >= MANY:
+        yield Finding(
+            "warning",
+            "Self-edits repeat themselves or the instruction",
+            f"{_percent(m.quality.loops)} have loops, {_percent(m.quality.echoes)} echo the instruction.",
+            "Lower `generation.temperature` or `generation.max_new_tokens`, or try another `prompt_type`.",
+        )
+    if m.quality and m.quality.unsupported >= 0.5:
+        yield Finding(
+            "warning",
+            "Self-edits bring in names and numbers",
+            f"{_percent(m.quality.unsupported)} have some that the passage lacks; tasks below show which.",
+            "Lower `generation.temperature`, or set `generation.check` to refuse.",
+        )
     if m.invalid:
         yield Finding(
             "warning" if m.invalid >= MANY * m.edits else "note",

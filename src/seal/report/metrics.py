@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from seal.errors import DataError
 from seal.records import ArmScore, EditResult, Trial, Verdict
+from seal.report.edit_quality import EditQuality, edit_quality
 from seal.report.estimates import (
     Distribution,
     Mean,
@@ -98,6 +99,7 @@ class RoundMetrics:
     update_first_loss: float | None
     update_last_loss: float | None
     few_shot: FewShot | None
+    quality: EditQuality | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,8 @@ class RunMetrics:
     dynamics: Dynamics
     arms: tuple[dict[str, Any], ...]
     """Held-out arms: `arm`, `n`, `tasks`, `score` and `gain` as `Mean`; `log_likelihood_gain` is how much
-    likelier the gold answers became than to the base arm, in nats a token, None where it is not known."""
+    likelier the gold answers became than to the base arm, in nats a token, None where it is not known;
+    `quality` is an `EditQuality`, None in an arm without self-edits."""
     seconds: dict[str, float]
     tokens: dict[str, int]
 
@@ -192,6 +195,7 @@ def round_metrics(history: History, iteration: int) -> RoundMetrics:
         update_first_loss=update.losses[0] if update and update.losses else None,
         update_last_loss=update.losses[-1] if update and update.losses else None,
         few_shot=_few_shot(history, results, trials),
+        quality=None if history.config.domain == "few_shot_learning" else edit_quality(trials, history.edits),
     )
 
 
@@ -259,6 +263,7 @@ def _arms(history: History) -> Iterable[dict[str, Any]]:
             "score": score,
             "gain": gain,
             "log_likelihood_gain": _arm_likelihood(history, arm),
+            "quality": edit_quality((t for t in history.trials if t.arm == arm.arm), history.edits),
         }
 
 
