@@ -39,8 +39,8 @@ def test_agreement_with_the_published_verdicts(shared: Path) -> None:
     items = [(Question(str(r["question"]), str(r["gold"])), str(r["answer"])) for r in rows]
     ours = [g.verdict is Verdict.CORRECT for g in LexicalGrader().grade(items)]
     theirs = [bool(r["correct"]) for r in rows]
-    assert cohens_kappa(ours, theirs) >= 0.755
-    assert cohens_kappa(ours[1::2], theirs[1::2]) >= 0.75, "the half that the rules were not chosen on"
+    assert cohens_kappa(ours, theirs) >= 0.762
+    assert cohens_kappa(ours[1::2], theirs[1::2]) >= 0.76, "the half that the weights were not chosen on"
 
 
 def test_every_published_gold_answer_is_correct(shared: Path) -> None:
@@ -146,6 +146,9 @@ def test_further_accepted_answers_survive_files_and_the_wire() -> None:
     record = article.to_json()
     assert "also" not in record["questions"][1], "the official format, where there is nothing to add"
     assert _article(record, "here").questions[0].also == LAMPS.also
+    record["questions"][0]["also"] = "oil"
+    with pytest.raises(DataError, match="also"):
+        _article(record, "here")
     plain = EvalQuestion(question="Who?", answer="Ada")
     assert "also" not in plain.model_dump(mode="json"), "what was sent before, and so the same seeds"
     many = EvalQuestion(question="Who?", answer="Ada", also=["Ada Menn"])

@@ -70,22 +70,22 @@ def read_articles(path: Path, n: int | None = None, k: int | None = None) -> lis
 def _article(record: Any, where: str) -> Article:
     try:
         title, context = record["title"], record["context"]
-        questions = tuple(
-            Question(q["question"], q["answer"], title, tuple(q.get("also", ()))) for q in record["questions"]
-        )
+        questions = tuple(_question(q, title) for q in record["questions"])
         completions, prompt = record.get("completions", []), record.get("prompt", "")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: missing or malformed {error}", "see the official format") from None
-    texts = [
-        title,
-        context,
-        prompt,
-        *completions,
-        *(t for q in questions for t in (q.question, q.answer, *q.also)),
-    ]
+    texts = [title, context, prompt, *completions]
+    texts += [text for q in questions for text in (q.question, q.answer, *q.also)]
     if not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where}: a text is no text")
     return Article(title, context, questions, tuple(completions), prompt)
+
+
+def _question(record: Any, title: str) -> Question:
+    also = record.get("also", [])
+    if not isinstance(also, list):
+        raise TypeError("also: it is a list of texts")
+    return Question(record["question"], record["answer"], title, tuple(also))
 
 
 def read_json(path: Path) -> Any:
