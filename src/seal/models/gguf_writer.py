@@ -31,7 +31,8 @@ def check_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     reasons = {
         f"its architecture is {config.model_type}, not llama": config.model_type != "llama",
         f"its rotary embedding is {rope.get('rope_type')}": rope.get("rope_type", "default") != "default",
-        "its projections have biases": config.attention_bias or config.mlp_bias,
+        "its projections have biases": getattr(config, "attention_bias", False)
+        or getattr(config, "mlp_bias", False),
     }
     for reason, holds in reasons.items():
         if holds:
