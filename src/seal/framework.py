@@ -55,7 +55,7 @@ class SEALFramework:
         self.domain = setup.make_domain(config, self.grader)
         setup.check_tasks(self.domain, [*self.tasks.values(), *val_tasks], base)
         self.reward_model = setup.reward_model(config, self.domain)
-        self.optimizer = ReSTEMOptimizer(config.sft_training())
+        self.optimizer = ReSTEMOptimizer(config.sft.training())
         self.held_out = HeldOut(
             self.domain, val_tasks, evaluation.arms, evaluation.samples, config.seed, evaluation.in_context
         )

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from seal.training_config import TrainingConfig as TrainingConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -107,33 +109,6 @@ class TrainingSequence:
         """Positions whose token counts in the loss, ascending."""
         spans = self.loss or ((1, len(self.ids)),)
         return sorted({i for a, b in spans for i in range(max(a, 1), min(b, len(self.ids)))})
-
-
-#: Names of `TrainingConfig.targets` groups; resolved per model family by `seal.inner.multi_lora`.
-TargetGroup = Literal["all", "attention", "mlp"]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingConfig:
-    """How one adapter is trained. Defaults are the paper's inner loop (section 4.2, appendix B.2)."""
-
-    rank: int = 32
-    alpha: float = 64.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("all",)
-    """Groups ("all", "attention", "mlp") or suffixes of module names ("q_proj")."""
-    learning_rate: float = 1e-3
-    epochs: int = 10
-    batch_size: int = 1
-    accumulation: int = 1
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup_ratio: float = 0.0
-    """Share of the steps over which the learning rate rises from 0."""
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    """Gradient clipping by global norm of this adapter's gradients; 0 switches it off."""
-    shuffle: bool = True
-    """Draw a new order of the rows every epoch, from the job's seed."""
 
 
 @dataclass(frozen=True, slots=True)

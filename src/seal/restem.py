@@ -26,14 +26,12 @@ from seal.models.lora import Factors, LoRAWrapper
 from seal.models.merge import merged
 from seal.records import Reward, SelfEdit, TrainingConfig, TrainingSequence
 from seal.seeds import derive
+from seal.training_config import PAPER_SFT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from seal.models.load import LoadedModel
-
-#: The paper's M-step in the knowledge setting (appendix B.3): 10 self-edits an update, 2 epochs.
-PAPER_SFT = TrainingConfig(rank=64, alpha=128.0, learning_rate=3e-4, epochs=2, batch_size=10)
 
 Pair = tuple[str, str]
 Progress = Callable[[int, int], None]

@@ -7,6 +7,7 @@ Defaults of the inner loop are the specification's, those of the M-step and of s
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from seal import training_config as tc
 from seal import yaml_lines
 from seal.plugins import is_import_path
 from seal.records import Sampling, TrainingConfig
@@ -28,12 +30,6 @@ from seal.records import Sampling, TrainingConfig
 DOMAINS = ("knowledge_incorporation", "few_shot_learning")
 REWARDS = ("auto", "binary", "accuracy_gain", "best_of_k", "log_likelihood")
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
 
 
 def _off(value: Any) -> Any:
@@ -65,17 +61,14 @@ def _base_url(value: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
-Natural = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
-NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
-Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
-Rate = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
+Natural = Annotated[int, tc.Number, Field(ge=1)]
+Count = Annotated[int, tc.Number, Field(ge=0)]
+Positive = Annotated[float, tc.Number, Field(gt=0)]
+NonNegative = Annotated[float, tc.Number, Field(ge=0)]
+Rate = Annotated[float, tc.Number, Field(gt=0, le=1)]
 ImportPath = Annotated[str, AfterValidator(_import_path)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AutoOrNatural = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_natural)]
-Schedule = Literal["constant", "linear", "cosine"]
 EditCheck = Literal["off", "record", "drop-lines", "refuse"]
 Arm = Literal["base", "passage", "no_augmentation", "random", "oracle", "self_edit", "self_edit_rl"]
 Arms = Annotated[tuple[Arm, ...], Field(min_length=1)]
@@ -140,22 +133,14 @@ class DataConfig(Section):
 class InnerConfig(Section):
     """How one adapter is trained on one self-edit (its rank and rate are the top-level `lora_*` settings)."""
 
-    epochs: Count = 10
-    """Passes over the training sequences of one self-edit."""
-    batch_size: Natural = 1
-    """Sequences a step."""
-    accumulation: Natural = 1
-    """Steps whose gradients are added up before the weights move."""
-    schedule: Schedule = "linear"
-    """Course of the learning rate after the warm-up."""
-    warmup_ratio: Share = 0.0
-    """Share of the steps over which the learning rate rises from 0."""
-    weight_decay: NonNegative = 0.0
-    """AdamW weight decay of the LoRA weights."""
-    max_grad_norm: NonNegative = 1.0
-    """Gradient clipping by global norm, each adapter its own; 0 switches it off."""
-    targets: Names = ("all",)
-    """Layers with LoRA: groups all, attention, mlp, or suffixes of module names such as q_proj."""
+    epochs: tc.Epochs = 10
+    batch_size: tc.BatchSize = 1
+    accumulation: tc.Accumulation = 1
+    schedule: tc.Schedule = "linear"
+    warmup_ratio: tc.WarmupRatio = 0.0
+    weight_decay: tc.WeightDecay = 0.0
+    max_grad_norm: tc.MaxGradNorm = 1.0
+    targets: tc.Targets = ("all",)
     workers: AutoOrNatural = "auto"
     """Processes that share the work; auto: one a core or GPU, as memory allows, and one for a tiny model."""
     slots: AutoOrNatural = "auto"
@@ -198,28 +183,21 @@ class GenerationConfig(Section):
 class SFTConfig(Section):
     """ReST-EM's M-step: supervised fine-tuning on the kept self-edits (defaults: the paper's RL round)."""
 
-    rank: Natural = 64
-    """LoRA rank."""
-    alpha: Positive = 128.0
-    """LoRA alpha; the update is scaled by alpha / rank."""
-    dropout: Share = 0.0
-    """Dropout on the inputs of the LoRA layers."""
-    learning_rate: Rate = 3e-4
-    """Peak learning rate."""
-    epochs: Natural = 2
-    """Passes over the kept self-edits."""
-    batch_size: Natural = 10
-    """Self-edits that one update of the weights sees."""
-    schedule: Schedule = "linear"
-    """Course of the learning rate after the warm-up."""
-    warmup_ratio: Share = 0.0
-    """Share of the steps over which the learning rate rises from 0."""
-    weight_decay: NonNegative = 0.0
-    """AdamW weight decay of the LoRA weights."""
-    max_grad_norm: NonNegative = 1.0
-    """Gradient clipping by global norm; 0 switches it off."""
-    targets: Names = ("all",)
-    """Layers with LoRA: groups all, attention, mlp, or suffixes of module names."""
+    rank: tc.Rank = tc.PAPER_SFT.rank
+    alpha: tc.Alpha = tc.PAPER_SFT.alpha
+    dropout: tc.Dropout = tc.PAPER_SFT.dropout
+    learning_rate: tc.LearningRate = tc.PAPER_SFT.learning_rate
+    epochs: Annotated[tc.Epochs, Field(ge=1)] = tc.PAPER_SFT.epochs
+    batch_size: tc.BatchSize = tc.PAPER_SFT.batch_size
+    schedule: tc.Schedule = tc.PAPER_SFT.schedule
+    warmup_ratio: tc.WarmupRatio = tc.PAPER_SFT.warmup_ratio
+    weight_decay: tc.WeightDecay = tc.PAPER_SFT.weight_decay
+    max_grad_norm: tc.MaxGradNorm = tc.PAPER_SFT.max_grad_norm
+    targets: tc.Targets = tc.PAPER_SFT.targets
+
+    def training(self) -> TrainingConfig:
+        """The same as a record."""
+        return TrainingConfig(**self.model_dump())
 
 
 class EvaluationConfig(Section):
@@ -282,22 +260,19 @@ class SEALConfig(Section):
     """Self-edits written for each sampled task."""
     repeats: Natural = 1
     """Trainings of the same self-edit with different seeds; its reward is their mean."""
-    learning_rate: Rate = 1e-4
+    learning_rate: tc.LearningRate = 1e-4
     """Peak learning rate of the inner loop's LoRA training."""
-    lora_r: Natural = 16
-    """LoRA rank of the inner loop."""
-    lora_alpha: Positive = 32.0
-    """LoRA alpha of the inner loop; the update is scaled by alpha / rank."""
-    lora_dropout: Share = 0.1
-    """Dropout on the inputs of the inner loop's LoRA layers."""
-    max_length: Annotated[int, BeforeValidator(_no_bool), Field(ge=8)] = 2048
+    lora_r: tc.Rank = 16
+    lora_alpha: tc.Alpha = 32.0
+    lora_dropout: tc.Dropout = 0.1
+    max_length: Annotated[int, tc.Number, Field(ge=8)] = 2048
     """Longest training sequence, in tokens; the model's own window applies as well."""
     domain: str = "knowledge_incorporation"
     """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""
     reward: str = "auto"
     """binary, accuracy_gain, best_of_k, log_likelihood, an import path `package.module:Class`; auto: binary
     for the built-in domains, the domain's own `compute_reward` for yours."""
-    reward_threshold: Annotated[float, BeforeValidator(_no_bool)] = 0.0
+    reward_threshold: Annotated[float, tc.Number] = 0.0
     """A reward must be above this to be positive."""
     keep: Literal["positive", "best_of_k"] = "positive"
     """Self-edits that ReST-EM trains on: all with a positive reward, or the best of each task."""
@@ -367,26 +342,14 @@ class SEALConfig(Section):
         return text
 
     def inner_training(self) -> TrainingConfig:
-        """The inner loop's recipe."""
-        inner = self.inner
+        """How the inner loop trains an adapter."""
         return TrainingConfig(
             rank=self.lora_r,
             alpha=self.lora_alpha,
             dropout=self.lora_dropout,
-            targets=inner.targets,
             learning_rate=self.learning_rate,
-            epochs=inner.epochs,
-            batch_size=inner.batch_size,
-            accumulation=inner.accumulation,
-            schedule=inner.schedule,
-            warmup_ratio=inner.warmup_ratio,
-            weight_decay=inner.weight_decay,
-            max_grad_norm=inner.max_grad_norm,
+            **self.inner.model_dump(include={field.name for field in fields(TrainingConfig)}),
         )
-
-    def sft_training(self) -> TrainingConfig:
-        """The M-step's recipe."""
-        return TrainingConfig(**self.sft.model_dump())
 
     def sampling(self) -> Sampling:
         """How self-edits are drawn."""

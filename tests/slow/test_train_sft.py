@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from seal.cli import main
 from seal.models.load import load_model
 from seal.recipes.train_sft import SFTJob, read_pairs
+from seal.records import TrainingConfig
 from seal.restem import ReSTEMOptimizer
 
 pytestmark = pytest.mark.slow
@@ -49,9 +49,9 @@ def test_one_process_is_the_m_step(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert printed.out.splitlines()[-1] == str(tmp_path / "out")
     assert "step 3 of 3" in printed.err
 
-    job = SFTJob(str(data), "", "", rank=4, alpha=8, batch_size=4, epochs=3, learning_rate=1e-2)
+    training = TrainingConfig(rank=4, alpha=8.0, batch_size=4, epochs=3, learning_rate=1e-2)
     loaded = load_model("tiny-random-qwen2", "cpu")
-    update = ReSTEMOptimizer(job.training()).update(loaded, read_pairs(data), tmp_path / "same", seed=3)
+    update = ReSTEMOptimizer(training).update(loaded, read_pairs(data), tmp_path / "same", seed=3)
     told = json.loads((tmp_path / "out/training.json").read_text())
     assert told["version"] == update.version == load_model(str(tmp_path / "out")).version
     assert told["losses"] == list(update.losses)
@@ -61,7 +61,7 @@ def test_one_process_is_the_m_step(data: Path, tmp_path: Path, capsys: pytest.Ca
 def test_two_processes_give_what_one_gives(data: Path, tmp_path: Path) -> None:
     """All four pairs are in every step, so only the sharing of the work differs."""
     base = ["--model", "tiny-random-llama", "--device", "cpu", *SMALL]
-    one = run("seal.recipes.train_sft", "--data", str(data), *base, "--output-dir", str(tmp_path / "one"))
+    one = run("seal", "train-sft", str(data), *base, "--output-dir", str(tmp_path / "one"))
     assert one.returncode == 0, one.stderr
     arguments = [str(data), *base, "--output-dir", str(tmp_path / "two"), "--processes", "2"]
     assert main(["train-sft", *arguments]) == 0
@@ -80,17 +80,20 @@ def test_every_field_of_a_job_is_an_option_with_the_same_default() -> None:
     from seal.cli.train_sft import train_sft
 
     options = inspect.signature(train_sft).parameters
-    for field in fields(SFTJob):
-        default = options[field.name].default
-        assert default is inspect.Parameter.empty or default == field.default, field.name
+    job = SFTJob("sft.jsonl", "m", "out", seed=42)
+    values = dict(zip(job.arguments()[1::2], job.arguments()[2::2], strict=True))
+    assert job.arguments()[0] == "sft.jsonl"
+    for name, value in values.items():
+        default = options[name.removeprefix("--").replace("-", "_")].default
+        assert default is inspect.Parameter.empty or str(default) == value, name
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--rank", "0"], "rank is 0"),
-        (["--learning-rate", "nan"], "learning-rate is nan"),
-        (["--schedule", "steps"], "schedule is steps"),
+        (["--rank", "0"], "--rank: must be greater than or equal to 1, given 0"),
+        (["--learning-rate", "nan"], "--learning-rate: "),
+        (["--schedule", "steps"], "--schedule: must be 'constant', 'linear' or 'cosine', given 'steps'"),
         (["--targets", "c_attn"], "'c_attn' names no linear layer"),
         (["--model", "no/such"], "no/such"),
         (["--zero3", "--device", "cpu"], "ZeRO-3"),

@@ -105,7 +105,7 @@ def test_recipes_carry_every_setting() -> None:
         8, 4.0, 0.25, ("q_proj", "mlp"), 2e-3, 3, 2, 5, "cosine", 0.1, 0.01, 0.5, True
     )
     # the paper's RL SFT: LoRA r 64, alpha 128, lr 3e-4, 2 epochs, batch 10
-    assert SEALConfig().sft_training() == TrainingConfig(64, 128.0, 0.0, ("all",), 3e-4, 2, 10)
+    assert SEALConfig().sft.training() == TrainingConfig(64, 128.0, 0.0, ("all",), 3e-4, 2, 10)
     assert SEALConfig().sampling() == Sampling(1.0, 0.95, 512)
 
 

@@ -18,7 +18,6 @@ from seal.models.merge import merge, restored
 from seal.recipes.continual import ContinualSettings, Factories, _read_factors, continual
 from seal.recipes.continual_report import heat_map, matrices, summary, table
 from seal.records import AdaptJob, Sampling, TrainingConfig, TrainingSequence
-from seal.serve.messages import TTTRequest
 
 TOOLS = Factories(
     lambda loaded: LocalInnerLoop(loaded, LexicalGrader()), LocalGenerator, lambda task: f"{task.context}:"
@@ -44,7 +43,7 @@ def settings(tmp_path: Path) -> ContinualSettings:
         tmp_path / "out" / "continual.json",
         edits=3,
         sequences=2,
-        training=TTTRequest(lora_rank=4, lora_alpha=8, finetune_epochs=3, finetune_lr=0.02),
+        training=TrainingConfig(rank=4, alpha=8.0, epochs=3, learning_rate=0.02),
         sampling=Sampling(max_new_tokens=4),
         replay=2,
     )
@@ -173,6 +172,6 @@ def test_bad_settings_and_failed_edits_are_loud(settings: ContinualSettings, tin
         continual(replace(settings, methods=("magic",)), tiny(), TOOLS)
     with pytest.raises(DataError, match="6 passages for 7 edits"):
         continual(replace(settings, edits=7), tiny(), TOOLS)
-    huge = settings.training.model_copy(update={"finetune_lr": 1e30})
+    huge = replace(settings.training, learning_rate=1e30)
     with pytest.raises(AdaptError, match="official, sequence 0, edit 0"):
         continual(replace(settings, training=huge), tiny(), TOOLS)

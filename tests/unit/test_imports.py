@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "errors",
             "records",
+            "training_config",
             "seeds",
             "plugins",
             "lexical",

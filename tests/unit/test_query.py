@@ -17,7 +17,7 @@ from seal.grading import LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import load_model
 from seal.recipes.articles import interval
-from seal.recipes.cpt import FULL_RECIPE, CPTSettings, cpt, cpt_full
+from seal.recipes.cpt import PAPER_CPT_FULL, CPTSettings, cpt, cpt_full
 from seal.recipes.full_finetune import full_finetune
 from seal.recipes.query import QuerySettings, query
 from seal.recipes.results import read_run
@@ -27,7 +27,7 @@ from seal.self_edit import sequence_texts
 from seal.serve.messages import TTTRequest
 from seal.serve.requests import Answered, Ask, LocalTTT, Requests
 
-RECIPE = TTTRequest(lora_rank=4, lora_alpha=8, finetune_epochs=2, finetune_lr=0.02)
+TRAINING = TrainingConfig(rank=4, alpha=8.0, epochs=2, learning_rate=0.02)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(data: Path, tmp_path: Path) -> QuerySettings:
-    return QuerySettings(data, tmp_path / "out" / "run.json", training=RECIPE, repeats=2, exp_name="x")
+    return QuerySettings(data, tmp_path / "out" / "run.json", training=TRAINING, repeats=2, exp_name="x")
 
 
 class Tapped:
@@ -97,15 +97,8 @@ def test_what_is_reported_is_what_the_engine_said(settings: QuerySettings, ttt: 
     run = query(settings, ttt)
     record = json.loads(data.read_text())[2]
     texts = sequence_texts(record["completions"][1], record["title"], record["context"], True)
-    request = RECIPE.model_copy(
-        update={
-            "train_sequences": texts,
-            "eval_questions": [
-                {"title": record["title"], "context": record["context"], **q} for q in record["questions"]
-            ],
-        }
-    )
-    request = TTTRequest.model_validate(json.loads(request.model_dump_json(warnings=False)))
+    questions = [{"title": record["title"], "context": record["context"], **q} for q in record["questions"]]
+    request = TTTRequest.of(TRAINING, train_sequences=texts, eval_questions=questions)
     (answered,) = ttt.run([Ask("a", request, derive(0, "query", "Same", "2/1/1"))])
     assert answered.reply is not None
     mine = [q for q in run.articles[2].completions[1].questions if q.rep == 1]
@@ -171,7 +164,7 @@ def test_cpt_trains_one_adapter_on_everything(
             seen.extend(asks)
             yield from self.inner.run(seen)
 
-    settings = CPTSettings(data, tmp_path / "cpt.json", training=RECIPE, split_newlines=False)
+    settings = CPTSettings(data, tmp_path / "cpt.json", training=TRAINING, split_newlines=False)
     result = cpt(settings, Spy(ttt))
     official = json.loads((shared / "data/official/cpt_base.json").read_text())
     assert set(official) <= set(result)
@@ -227,9 +220,7 @@ def test_full_finetuning_equals_plain_adamw_without_pads(tiny: Any) -> None:
 
 
 def test_cpt_with_all_weights_saves_the_model_and_resumes(data: Path, tmp_path: Path, tiny: Any) -> None:
-    settings = CPTSettings(
-        data, tmp_path / "full.json", training=FULL_RECIPE.model_copy(update={"finetune_lr": 0.01})
-    )
+    settings = CPTSettings(data, tmp_path / "full.json", training=replace(PAPER_CPT_FULL, learning_rate=0.01))
 
     def inner_of(loaded: Any) -> LocalInnerLoop:
         return LocalInnerLoop(loaded, LexicalGrader())

@@ -1,28 +1,30 @@
 """Options that several verbs share, in groups: a frozen dataclass a group, one field an option.
 
 A verb takes a group as one parameter and is decorated with `grouped`; a group given as the parameter's
-default brings other defaults: `training: Training = Training(batch_size=4)`.
+default brings other defaults. `Flags` makes a group of a `TrainingConfig`, under the verb's names.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
+from pydantic.fields import FieldInfo
 from typer import Option
 
 from seal.errors import ConfigError
+from seal.training_config import TrainingConfig, checked
 
 if TYPE_CHECKING:
     from seal.grading import Grader
     from seal.models.load import LoadedModel
     from seal.records import Sampling
-    from seal.serve.messages import TTTRequest
 
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 Data = Annotated[Path, Option(help="Generated data (`seal make-data`).")]
 Out = Annotated[Path, Option(help="Result file; the same command goes on with an unfinished one.")]
 Articles = Annotated[int | None, Option("--n", min=1, help="Articles; default: all.")]
@@ -32,37 +34,86 @@ Seed = Annotated[int, Option(min=0, help="Every other seed derives from it.")]
 LogLevel = Annotated[str, Option(help="DEBUG, INFO, WARNING or ERROR.")]
 
 
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The options of those fields of a `TrainingConfig` that a verb offers: option -> field."""
+
+    fields: Mapping[str, str]
+
+    def parameters(self, defaults: TrainingConfig) -> list[inspect.Parameter]:
+        """The options, with the help and the defaults of the fields."""
+        hints = get_type_hints(TrainingConfig, include_extras=True)
+        found = []
+        for name, field in self.fields.items():
+            kind, *rest = get_args(hints[field])
+            default = getattr(defaults, field)
+            if kind not in (int, float):
+                kind, default = str, ",".join(default) if isinstance(default, tuple) else default
+            about = next(part.description for part in rest if isinstance(part, FieldInfo))
+            annotation = Annotated[kind, Option(help=about)]  # type: ignore[valid-type]
+            found.append(inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation))
+        return found
+
+    def gather(self, options: dict[str, Any], base: TrainingConfig) -> TrainingConfig:
+        """The record that the options make of `base`. Raises `ConfigError` for one out of range."""
+        changes = {field: options.pop(name) for name, field in self.fields.items()}
+        return checked(changes, base, {f: f"--{n.replace('_', '-')}" for n, f in self.fields.items()})
+
+
+INNER_FLAGS = Flags(
+    {
+        "lora_rank": "rank",
+        "lora_alpha": "alpha",
+        "lora_dropout": "dropout",
+        "epochs": "epochs",
+        "lr": "learning_rate",
+        "batch_size": "batch_size",
+        "grad_accum": "accumulation",
+    }
+)
+Training = Annotated[TrainingConfig, INNER_FLAGS]
+"""How a temporary adapter is trained; the defaults are the paper's inner loop."""
+
+
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
     """A verb for typer: every parameter whose type is a dataclass becomes the options of its fields."""
     hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {}
+    groups: dict[str, Callable[[dict[str, Any]], Any]] = {}
     flat: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
-        kind = hints[parameter.name]
+        hint = hints[parameter.name]
+        kind, *rest = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         if not is_dataclass(kind):
-            flat.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
+            flat.append(parameter.replace(annotation=hint, kind=_KEYWORD))
             continue
-        given = kind() if parameter.default is parameter.empty else parameter.default  # type: ignore[operator]
-        groups[parameter.name] = kind
-        own = get_type_hints(kind, include_extras=True)
-        flat += [
-            inspect.Parameter(
-                field.name,
-                parameter.KEYWORD_ONLY,
-                default=getattr(given, field.name),
-                annotation=own[field.name],
-            )
-            for field in fields(kind)
-        ]
+        given: Any = kind() if parameter.default is parameter.empty else parameter.default  # type: ignore[operator]
+        if rest:
+            groups[parameter.name] = partial(rest[0].gather, base=given)
+            flat += rest[0].parameters(given)
+        else:
+            groups[parameter.name] = partial(_gather, kind)
+            flat += _parameters(kind, given)
 
     @wraps(function)
     def verb(**options: Any) -> None:
-        for name, kind in groups.items():
-            options[name] = kind(**{field.name: options.pop(field.name) for field in fields(kind)})
+        for name, gather in groups.items():
+            options[name] = gather(options)
         function(**options)
 
     verb.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     return verb
+
+
+def _parameters(kind: Any, given: Any) -> list[inspect.Parameter]:
+    own = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(f.name, _KEYWORD, default=getattr(given, f.name), annotation=own[f.name])
+        for f in fields(kind)
+    ]
+
+
+def _gather(kind: Any, options: dict[str, Any]) -> Any:
+    return kind(**{field.name: options.pop(field.name) for field in fields(kind)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,41 +148,6 @@ class Grading:
                 "judge", base_url=self.judge_url, model=self.judge_model, api_key_env=self.judge_key_env
             )
         return make_grader(self.grader)
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How a temporary adapter is trained; the defaults are the paper's inner loop. None: up to the verb."""
-
-    lora_rank: Annotated[int, Option(min=1, help="LoRA rank.")] = 32
-    lora_alpha: Annotated[float, Option(help="LoRA alpha.")] = 64.0
-    lora_dropout: Annotated[float, Option(help="LoRA dropout.")] = 0.0
-    epochs: Annotated[int | None, Option(min=0, help="Passes over the sequences.")] = 10
-    lr: Annotated[float | None, Option(help="Peak learning rate.")] = 1e-3
-    batch_size: Annotated[int, Option(min=1, help="Sequences in one forward pass.")] = 1
-    grad_accum: Annotated[int, Option(min=1, help="Forward passes an update.")] = 1
-
-    def request(self) -> TTTRequest:
-        """The settings as a request without texts. Raises `ConfigError` where one is out of range."""
-        from pydantic import ValidationError
-
-        from seal.serve.messages import TTTRequest
-
-        try:
-            return TTTRequest.model_validate(
-                {
-                    "lora_rank": self.lora_rank,
-                    "lora_alpha": self.lora_alpha,
-                    "lora_dropout": self.lora_dropout,
-                    "finetune_epochs": self.epochs,
-                    "finetune_lr": self.lr,
-                    "batch_size": self.batch_size,
-                    "gradient_accumulation_steps": self.grad_accum,
-                }
-            )
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise ConfigError(f"{first['loc'][0]}: {first['msg']}, given {first['input']!r}") from None
 
 
 @dataclass(frozen=True, slots=True)

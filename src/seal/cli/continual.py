@@ -48,7 +48,7 @@ def continual(
         sequences=sequences,
         methods=tuple(name.strip() for name in methods.split(",")),
         split_newlines=split_newlines,
-        training=training.request(),
+        training=training,
         sampling=sampling.sampling(),
         replay=replay,
         tolerance=tolerance,

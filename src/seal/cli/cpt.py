@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,10 @@ from typer import Option
 
 from seal.cli import _backend, _options
 from seal.errors import ConfigError
+from seal.training_config import TrainingConfig, checked
 
-_TRAINING = _options.Training(epochs=None, lr=None, batch_size=4, grad_accum=2)
+_TRAINING = TrainingConfig(batch_size=4, accumulation=2)
+_FLAGS = {name: field for name, field in _options.INNER_FLAGS.fields.items() if name not in ("epochs", "lr")}
 
 
 @_options.grouped
@@ -27,7 +28,9 @@ def cpt(
     n: _options.Articles = None,
     k: _options.Completions = None,
     split_newlines: _options.Split = True,
-    training: _options.Training = _TRAINING,
+    training: Annotated[TrainingConfig, _options.Flags(_FLAGS)] = _TRAINING,
+    epochs: Annotated[int | None, Option(help="Passes over the sequences.")] = None,
+    lr: Annotated[float | None, Option(help="Peak learning rate.")] = None,
     seed: _options.Seed = 0,
     grading: _options.Grading,
     device_options: _options.DeviceOptions,
@@ -45,19 +48,18 @@ def cpt(
     from seal.recipes import cpt as recipe
     from seal.recipes.articles import read_articles
 
-    official = recipe.FULL_RECIPE if full else recipe.CPT_RECIPE
-    training = replace(
-        training,
-        epochs=official.finetune_epochs if training.epochs is None else training.epochs,
-        lr=official.finetune_lr if training.lr is None else training.lr,
-    )
+    official = recipe.PAPER_CPT_FULL if full else recipe.PAPER_CPT
+    course = {
+        "epochs": official.epochs if epochs is None else epochs,
+        "learning_rate": official.learning_rate if lr is None else lr,
+    }
     settings = recipe.CPTSettings(
         data=data,
         out=out,
         n=n,
         k=k,
         split_newlines=split_newlines,
-        training=training.request(),
+        training=checked(course, training, {"epochs": "--epochs", "learning_rate": "--lr"}),
         seed=seed,
     )
     read_articles(data, n, k or None)  # what is wrong with the data is said before a server is waited for

@@ -43,7 +43,7 @@ def query(
         k=k,
         repeats=repeats,
         split_newlines=split_newlines,
-        training=training.request(),
+        training=training,
         exp_name=exp_name,
         seed=seed,
     )

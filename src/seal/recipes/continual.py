@@ -18,12 +18,13 @@ import logging
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from seal.data.loader import load_tasks
+from seal.domains.knowledge import KnowledgeIncorporation
 from seal.errors import AdaptError, ConfigError, DataError
 from seal.models.lora import linear_modules
 from seal.models.merge import merge, merged, restored
@@ -31,11 +32,9 @@ from seal.recipes.articles import open_journal, write_json
 from seal.recipes.continual_report import matrices, summary
 from seal.recipes.make_data import SAMPLING
 from seal.recipes.query import lora_params
-from seal.records import AdaptJob, AdaptOutcome, EvalPrompt, Sampling, Task, TrainingSequence
+from seal.records import AdaptJob, AdaptOutcome, Answer, EvalPrompt, Sampling, Task, TrainingSequence
 from seal.seeds import derive
-from seal.self_edit import sequence_texts
-from seal.serve import messages as m
-from seal.serve.requests import Requests, reply_from_outcome
+from seal.training_config import PAPER_INNER, TrainingConfig
 
 if TYPE_CHECKING:
     from seal.inner.protocol import Generator, InnerLoop
@@ -62,7 +61,7 @@ class ContinualSettings:
     """S: chains, each with its own passages and order."""
     methods: tuple[str, ...] = ("official",)
     split_newlines: bool = True
-    training: m.TTTRequest = field(default_factory=m.TTTRequest)
+    training: TrainingConfig = PAPER_INNER
     sampling: Sampling = SAMPLING
     replay: int = 16
     """Sequences of earlier edits that an edit trains on again, drawn evenly."""
@@ -137,8 +136,8 @@ class _Chain:
     ) -> None:
         self.settings, self.method, self.number = settings, method, number
         self.tasks, self.loaded, self.factories = tasks, loaded, factories
-        self.requests = Requests(loaded)
-        self.learned: list[list[TrainingSequence]] = []
+        self.domain = KnowledgeIncorporation(split_newlines=settings.split_newlines)
+        self.learned: list[tuple[TrainingSequence, ...]] = []
         """Own training rows of every edit so far."""
 
     def run(self) -> dict[str, Any]:
@@ -161,28 +160,22 @@ class _Chain:
         return {"tasks": [task.id for task in self.tasks], "accuracy": rows, "edits": edits}
 
     def _accuracies(self, tasks: Sequence[Task]) -> list[float]:
-        jobs = [self.requests.job(self._request(task, []), task.id, 0) for task in tasks]
-        outcomes = {o.job_id: o for o in self.factories.inner_of(self.loaded).run(jobs)}
-        return [reply_from_outcome(outcomes[task.id]).baseline_accuracy for task in tasks]
-
-    def _request(self, task: Task, texts: list[str]) -> m.TTTRequest:
-        questions = [
-            m.EvalQuestion(title=task.title, question=q.question, answer=q.answer, also=list(q.also))
-            for q in task.target
+        domain, tokenizer = self.domain, self.loaded.tokenizer
+        jobs = [
+            AdaptJob(task.id, (), self.settings.training, domain.eval_prompts(task, tokenizer), 0)
+            for task in tasks
         ]
-        update = {"train_sequences": texts, "eval_questions": questions}
-        return self.settings.training.model_copy(update=update)
+        outcomes = {o.job_id: o for o in self.factories.inner_of(self.loaded).run(jobs)}
+        return [round(domain.score(task, _answers(outcomes[task.id])).score, 4) for task in tasks]
 
     def _edit(self, k: int) -> dict[str, Any]:
         """Write the self-edit of passage k with the model as it is now, train on it, merge."""
         task = self.tasks[k]
         seed = derive(self.settings.seed, "continual", self.number, k, task.id)
         completion = self._complete(task, seed)
-        texts = sequence_texts(completion, task.title, task.context, self.settings.split_newlines)
-        job = self.requests.job(self._request(task, texts), f"edit {k}", seed)
-        own = list(job.sequences)
-        if "replay" in self.method:
-            job = AdaptJob(job.id, (*own, *self._replayed(seed)), job.training, (), seed)
+        own = self.domain.training_sequences(task, completion, self.loaded.tokenizer)
+        replayed = self._replayed(seed) if "replay" in self.method else []
+        job = AdaptJob(f"edit {k}", (*own, *replayed), self.settings.training, (), seed)
         scale = self._train_and_merge(job)
         self.learned.append(own)
         return {"completion": completion, "scale": scale, "rows": len(job.sequences), "own_rows": len(own)}
@@ -230,9 +223,15 @@ class _Chain:
         rows = [row for rows in self.learned for row in rows if len(row.ids) > 1]
         one = Sampling(temperature=0.0, max_new_tokens=1)
         eval_prompts = tuple(EvalPrompt(f"r{i}", row.ids[:1], one, row.ids[1:]) for i, row in enumerate(rows))
-        job = AdaptJob("cost", (), self.settings.training.training(), eval_prompts, 0)
+        job = AdaptJob("cost", (), self.settings.training, eval_prompts, 0)
         (outcome,) = self.factories.inner_of(self.loaded).run([job])
-        return _mean_loss(outcome)
+        return _mean_loss(_answers(outcome))
+
+
+def _answers(outcome: AdaptOutcome) -> tuple[Answer, ...]:
+    if outcome.error is not None:
+        raise AdaptError(f"{outcome.job_id} could not be answered: {outcome.error.message}")
+    return outcome.baseline
 
 
 def _read_factors(loaded: LoadedModel, folder: Path) -> Factors:
@@ -243,11 +242,9 @@ def _read_factors(loaded: LoadedModel, folder: Path) -> Factors:
     return {name: (a.detach(), b.detach()) for name, (a, b) in adapter.factors.items()}
 
 
-def _mean_loss(outcome: AdaptOutcome) -> float:
-    if outcome.error is not None:
-        raise AdaptError(f"the cost of an edit could not be measured: {outcome.error.message}")
-    total = sum(answer.log_likelihood or 0.0 for answer in outcome.baseline)
-    return -total / max(1, sum(answer.reference_tokens for answer in outcome.baseline))
+def _mean_loss(answers: Sequence[Answer]) -> float:
+    total = sum(answer.log_likelihood or 0.0 for answer in answers)
+    return -total / max(1, sum(answer.reference_tokens for answer in answers))
 
 
 def _result(settings: ContinualSettings, journal: Journal, loaded: LoadedModel) -> dict[str, Any]:
@@ -288,6 +285,6 @@ def _chain_data(journal: Journal, method: str, s: int) -> dict[str, Any]:
 
 
 def _identity(settings: ContinualSettings, chains: list[list[Task]], policy: str) -> dict[str, object]:
-    plain = asdict(settings) | {"training": settings.training.model_dump(mode="json"), "policy": policy}
+    plain = asdict(settings) | {"policy": policy}
     plain["chains"] = [[task.id for task in tasks] for tasks in chains]
     return {name: value for name, value in plain.items() if name not in ("out", "methods")}

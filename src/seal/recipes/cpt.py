@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from seal.errors import ServeError
 from seal.recipes.articles import Article, open_journal, read_articles, write_json
 from seal.recipes.query import lora_params
+from seal.records import TrainingConfig
 from seal.run.journal import Journal
 from seal.seeds import derive
 from seal.self_edit import sequence_texts
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seal.cpt")
 
-CPT_RECIPE = m.TTTRequest(finetune_epochs=3, batch_size=4, gradient_accumulation_steps=2)
+PAPER_CPT = TrainingConfig(epochs=3, batch_size=4, accumulation=2)
 """The paper's first version: LoRA rank 32, 3 epochs, batches of 4."""
 
-FULL_RECIPE = m.TTTRequest(finetune_epochs=1, finetune_lr=7e-5, batch_size=4, gradient_accumulation_steps=2)
+PAPER_CPT_FULL = TrainingConfig(epochs=1, learning_rate=7e-5, batch_size=4, accumulation=2)
 """Its second version: all weights, 1 epoch."""
 
 
@@ -46,7 +47,7 @@ class CPTSettings:
     k: int | None = None
     """Completions an article; each comes with the passage, as in the official script. 0: passages only."""
     split_newlines: bool = True
-    training: m.TTTRequest = field(default_factory=lambda: CPT_RECIPE)
+    training: TrainingConfig = PAPER_CPT
     seed: int = 0
 
 
@@ -102,7 +103,7 @@ def cpt_full(
             journal.append("answers", "before", _answers(inner_of(loaded), requests, request))
         if journal.get("trained", "cpt") is None:
             job = requests.job(request, "cpt", derive(settings.seed, "cpt"))
-            losses = full_finetune(loaded.model, job.sequences, request.training(), job.seed)
+            losses = full_finetune(loaded.model, job.sequences, settings.training, job.seed)
             save_checkpoint(loaded.model, loaded.tokenizer, save_to)
             journal.append(
                 "trained", "cpt", {"steps": len(losses), "last_loss": losses[-1] if losses else None}
@@ -130,7 +131,7 @@ def _request(settings: CPTSettings, articles: list[Article]) -> m.TTTRequest:
             )
             for q in article.questions
         ]
-    return settings.training.model_copy(update={"train_sequences": texts, "eval_questions": questions})
+    return m.TTTRequest.of(settings.training, train_sequences=texts, eval_questions=questions)
 
 
 def _answers(inner: InnerLoop, requests: Requests, request: m.TTTRequest) -> dict[str, Any]:
@@ -225,6 +226,5 @@ def _intervals(articles: list[Article], reply: dict[str, Any], seed: int) -> dic
 
 
 def _identity(settings: CPTSettings, request: m.TTTRequest, policy: str, method: str) -> dict[str, object]:
-    plain = asdict(settings) | {"training": settings.training.model_dump(mode="json")}
-    plain |= {"request": request.digest(), "policy": policy, "method": method}
+    plain = asdict(settings) | {"request": request.digest(), "policy": policy, "method": method}
     return {name: value for name, value in plain.items() if name not in ("out", "data")}

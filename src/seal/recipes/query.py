@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from seal.seeds import derive
 from seal.self_edit import sequence_texts
 from seal.serve import messages as m
 from seal.serve.requests import TTT, Ask
+from seal.training_config import PAPER_INNER, TrainingConfig
 
 log = logging.getLogger("seal.query")
 
@@ -40,8 +41,7 @@ class QuerySettings:
     repeats: int = 3
     """Adapters trained a completion, each with its own seed."""
     split_newlines: bool = True
-    training: m.TTTRequest = field(default_factory=m.TTTRequest)
-    """The LoRA settings; its texts are filled in."""
+    training: TrainingConfig = PAPER_INNER
     exp_name: str = ""
     seed: int = 0
     write_every_s: float = 20.0
@@ -96,8 +96,7 @@ def _asks(settings: QuerySettings, articles: list[Article]) -> Iterator[Ask]:
         ]
         for j, completion in enumerate(article.completions):
             texts = sequence_texts(completion, article.title, article.context, settings.split_newlines)
-            update = {"train_sequences": texts, "eval_questions": questions}
-            request = settings.training.model_copy(update=update)
+            request = m.TTTRequest.of(settings.training, train_sequences=texts, eval_questions=questions)
             for rep in range(settings.repeats):
                 name = f"{i}/{j}/{rep}"
                 yield Ask(name, request, derive(settings.seed, "query", article.title, name))
@@ -158,16 +157,16 @@ def _question_results(rep: int, article: Article, reply: dict[str, Any]) -> Iter
         )
 
 
-def lora_params(training: m.TTTRequest) -> dict[str, float]:
+def lora_params(training: TrainingConfig) -> dict[str, float]:
     """The official `lora_params` block."""
     return {
-        "rank": training.lora_rank,
-        "alpha": training.lora_alpha,
-        "dropout": training.lora_dropout,
-        "epochs": training.finetune_epochs,
-        "lr": training.finetune_lr,
+        "rank": training.rank,
+        "alpha": training.alpha,
+        "dropout": training.dropout,
+        "epochs": training.epochs,
+        "lr": training.learning_rate,
         "batch_size": training.batch_size,
-        "grad_accum_steps": training.gradient_accumulation_steps,
+        "grad_accum_steps": training.accumulation,
     }
 
 
@@ -176,6 +175,6 @@ def _interval(values: list[float | None], seed: int) -> list[float] | None:
 
 
 def _identity(settings: QuerySettings, articles: list[Article], policy: str) -> dict[str, object]:
-    plain = asdict(settings) | {"training": settings.training.model_dump(mode="json"), "policy": policy}
+    plain = asdict(settings) | {"policy": policy}
     plain["articles"] = m.digest([article.to_json() for article in articles])
     return {name: value for name, value in plain.items() if name not in ("out", "write_every_s", "data")}

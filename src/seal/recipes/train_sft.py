@@ -3,7 +3,7 @@
 The M-step of `seal train`, as a program of its own for data that `seal build-sft` wrote. It runs in one
 process, or in every process that `accelerate launch` or `torchrun` starts:
 
-    accelerate launch --num_processes 2 -m seal.recipes.train_sft --data sft.jsonl --model M --output-dir OUT
+    accelerate launch --num_processes 2 -m seal train-sft sft.jsonl --model M --output-dir OUT
 
 With DeepSpeed ZeRO-3 (`zero3.yaml`) the base is cut up over the GPUs; the adapter is gathered and merged
 into a fresh copy of the base in the first process.
@@ -11,7 +11,6 @@ into a fresh copy of the base in the first process.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -23,10 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal.data.formats import read_text
-from seal.errors import ConfigError, DataError, ModelError, SealError
-from seal.records import TrainingConfig
+from seal.errors import ConfigError, DataError, ModelError
 from seal.restem import (
-    PAPER_SFT,
     Pair,
     Progress,
     ReSTEMOptimizer,
@@ -36,6 +33,8 @@ from seal.restem import (
     train_on_sequences,
     window,
 )
+from seal.settings import SFTConfig
+from seal.training_config import PAPER_SFT, TrainingConfig
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
@@ -53,55 +52,21 @@ class SFTJob:
     """The policy: Hugging Face id, folder, .gguf file or built-in name."""
     output_dir: str
     """Folder of the merged checkpoint; new or empty."""
-    rank: int = PAPER_SFT.rank
-    alpha: float = PAPER_SFT.alpha
-    dropout: float = PAPER_SFT.dropout
-    targets: str = "all"
-    """Layers with LoRA, by commas: all, attention, mlp or suffixes of module names."""
-    learning_rate: float = PAPER_SFT.learning_rate
-    epochs: int = PAPER_SFT.epochs
-    batch_size: int = PAPER_SFT.batch_size
-    """Pairs that one update of the weights sees, over all processes."""
+    training: TrainingConfig = PAPER_SFT
+    """`batch_size` pairs make one update of the weights, over all processes."""
     micro_batch: int = 1
     """Pairs in one forward pass of one process."""
-    schedule: str = PAPER_SFT.schedule
-    warmup_ratio: float = PAPER_SFT.warmup_ratio
-    weight_decay: float = PAPER_SFT.weight_decay
     seed: int = 42
     device: str = "auto"
     dtype: str = "auto"
 
-    def __post_init__(self) -> None:
-        """Raises `ConfigError` for the first value out of range."""
-        for name in ("rank", "epochs", "batch_size", "micro_batch"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("alpha", "learning_rate"):
-            _require(0 < getattr(self, name) < float("inf"), name, getattr(self, name), "a number above 0")
-        for name in ("dropout", "warmup_ratio"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 or more and below 1")
-        _require(0 <= self.weight_decay < float("inf"), "weight_decay", self.weight_decay, "0 or more")
-        known = ("constant", "linear", "cosine")
-        _require(self.schedule in known, "schedule", self.schedule, ", ".join(known))
-
-    def training(self) -> TrainingConfig:
-        """The LoRA recipe of this job."""
-        return TrainingConfig(
-            rank=self.rank,
-            alpha=self.alpha,
-            dropout=self.dropout,
-            targets=tuple(filter(None, self.targets.split(","))),
-            learning_rate=self.learning_rate,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            schedule=self.schedule,  # type: ignore[arg-type]
-            warmup_ratio=self.warmup_ratio,
-            weight_decay=self.weight_decay,
-        )
-
     def arguments(self) -> list[str]:
-        """The job as arguments of `python -m seal.recipes.train_sft`."""
-        pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in asdict(self).items())
-        return [word for pair in pairs for word in pair]
+        """The job as arguments of `seal train-sft`."""
+        training = asdict(self.training) | {"targets": ",".join(self.training.targets)}
+        values = {name: training[name] for name in SFTConfig.model_fields}
+        values |= {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "training")}
+        pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items())
+        return [self.data, *(word for pair in pairs for word in pair)]
 
 
 def train_sft(job: SFTJob, progress: Progress | None = None) -> UpdateResult:
@@ -116,11 +81,11 @@ def train_sft(job: SFTJob, progress: Progress | None = None) -> UpdateResult:
     _require_new(Path(job.output_dir))
     loaded = _load(job)
     if _world() == 1:
-        optimizer = ReSTEMOptimizer(job.training(), micro_batch=job.micro_batch)
+        optimizer = ReSTEMOptimizer(job.training, micro_batch=job.micro_batch)
         result = optimizer.update(loaded, pairs, job.output_dir, job.seed, progress=progress)
     else:
         result = _train_together(job, loaded, pairs, progress)
-    if _rank() == 0:
+    if rank() == 0:
         told = {**asdict(job), "n": result.n, "base": loaded.version, "version": result.version}
         text = json.dumps({**told, "processes": _world(), "losses": result.losses}, indent=2)
         (Path(job.output_dir) / "training.json").write_text(text + "\n", "utf-8")
@@ -135,14 +100,13 @@ def _train_together(
 
     from seal.models.load import load_model
 
-    training = job.training()
+    training = job.training
     rows = completion_sequences(loaded.tokenizer, pairs, window(loaded.model))
-    shown = progress if _rank() == 0 else None
     factors, losses = train_on_sequences(
-        loaded, rows, training, job.seed, micro_batch=job.micro_batch, progress=shown
+        loaded, rows, training, job.seed, micro_batch=job.micro_batch, progress=progress
     )
     version = ""
-    if _rank() == 0:
+    if rank() == 0:
         # A fresh copy on the CPU: ZeRO-3 may have cut up the one that trained.
         whole = load_model(job.model, "cpu", str(loaded.model.dtype).removeprefix("torch."))
         version = save_merged(whole, factors, training, job.output_dir)
@@ -177,7 +141,7 @@ def launch(job: SFTJob, processes: int, zero3: bool = False) -> None:
     else:
         starter = ["accelerate.commands.launch", "--num_processes", str(processes)]
         starter += ["--config_file", str(ZERO3)] if zero3 else ["--num_machines", "1", "--multi_gpu"]
-    command = [sys.executable, "-m", *starter, "-m", "seal.recipes.train_sft", *job.arguments()]
+    command = [sys.executable, "-m", *starter, "-m", "seal", "train-sft", *job.arguments()]
     done = subprocess.run(command, env=environment, check=False)
     if done.returncode != 0:
         raise ModelError(
@@ -214,7 +178,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
 def print_progress(step: int, steps: int) -> None:
     """A line on stderr about every tenth of the way."""
-    if step == steps or step % max(1, steps // 10) == 0:
+    if rank() == 0 and (step == steps or step % max(1, steps // 10) == 0):
         print(f"step {step} of {steps}", file=sys.stderr, flush=True)
 
 
@@ -237,7 +201,8 @@ def _world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _rank() -> int:
+def rank() -> int:
+    """Which of the processes that train together this is, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -249,39 +214,6 @@ def _free_port() -> int:
         return int(eval_prompt.getsockname()[1])
 
 
-def _require(fine: bool, name: str, value: object, expected: str) -> None:
-    if not fine:
-        raise ConfigError(f"{name.replace('_', '-')} is {value}", f"use {expected}")
-
-
 def _require_new(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty", "choose a new --output-dir")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The program `python -m seal.recipes.train_sft`: one option for every field of `SFTJob`."""
-    parser = argparse.ArgumentParser(prog="seal.recipes.train_sft", description=SFTJob.__doc__)
-    for field in fields(SFTJob):
-        kind = {"int": int, "float": float}.get(str(field.type), str)
-        required = field.name in ("data", "model", "output_dir")
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=kind,
-            required=required,
-            default=None if required else field.default,
-            help=None if required else "default: %(default)s",
-        )
-    try:
-        result = train_sft(SFTJob(**vars(parser.parse_args(argv))), print_progress)
-    except SealError as error:
-        if _rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    if _rank() == 0:
-        print(result.folder)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

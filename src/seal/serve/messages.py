@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from seal import training_config as tc
 from seal.errors import ServeError
-from seal.records import TrainingConfig
 
 PROTOCOL = 1
 """Version of the envelope; a server refuses any other."""
@@ -42,6 +42,18 @@ CODES = {
     "internal": "InternalError",
 }
 """Machine-readable code of an error -> the type name that the official dialect shows."""
+
+
+OFFICIAL_NAMES = {
+    "rank": "lora_rank",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "epochs": "finetune_epochs",
+    "learning_rate": "finetune_lr",
+    "batch_size": "batch_size",
+    "accumulation": "gradient_accumulation_steps",
+}
+"""Field of `TrainingConfig` -> its name in the official request."""
 
 
 class WireError(ServeError):
@@ -118,13 +130,13 @@ class TTTRequest(_Message):
 
     train_sequences: list[Text] = []
     eval_questions: list[EvalQuestion] = []
-    lora_rank: Annotated[int, Field(ge=1)] = 32
-    lora_alpha: Annotated[float, Field(gt=0)] = 64
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    finetune_epochs: Annotated[int, Field(ge=0)] = 10
-    finetune_lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
-    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
+    lora_rank: tc.Rank = 32
+    lora_alpha: tc.Alpha = 64
+    lora_dropout: tc.Dropout = 0.0
+    finetune_epochs: tc.Epochs = 10
+    finetune_lr: tc.LearningRate = 1e-3
+    batch_size: tc.BatchSize = 1
+    gradient_accumulation_steps: tc.Accumulation = 1
     end_mask_substring: Text | None = ""
     """Tokens up to and including it are not trained on; empty: all are."""
     skip_training: bool = False
@@ -138,17 +150,14 @@ class TTTRequest(_Message):
         """Whether nothing is trained, so that the adapter's answers are the baseline's."""
         return self.skip_training or not self.train_sequences or not self.finetune_epochs
 
-    def training(self) -> TrainingConfig:
-        """The training recipe in the engine's terms."""
-        return TrainingConfig(
-            rank=self.lora_rank,
-            alpha=float(self.lora_alpha),
-            dropout=float(self.lora_dropout),
-            learning_rate=float(self.finetune_lr),
-            epochs=self.finetune_epochs,
-            batch_size=self.batch_size,
-            accumulation=self.gradient_accumulation_steps,
-        )
+    @classmethod
+    def of(cls, training: tc.TrainingConfig, **texts: Any) -> TTTRequest:
+        """A request that trains like `training`, with its `texts`."""
+        return cls(**{theirs: getattr(training, ours) for ours, theirs in OFFICIAL_NAMES.items()}, **texts)
+
+    def training(self) -> tc.TrainingConfig:
+        """How the engine trains."""
+        return tc.checked({ours: getattr(self, theirs) for ours, theirs in OFFICIAL_NAMES.items()})
 
     def digest(self) -> str:
         """SHA-256 of what is asked, without `seed` and `key`."""
