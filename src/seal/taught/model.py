@@ -16,6 +16,7 @@ from seal.taught.route import Router
 from seal.taught.teach import check_base, chooser
 
 if TYPE_CHECKING:
+    from seal.inner.adapter_engine import Prompt
     from seal.models.load import LoadedModel
 
 UNTAUGHT = "untaught"
@@ -43,6 +44,15 @@ class Reply:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt as the engine takes it, the adapter that answers it, and the passage that it is about."""
+
+    prompt: Prompt
+    adapter: str
+    passage: TaughtPassage | None
 
 
 class TaughtModel:
@@ -147,22 +157,35 @@ class TaughtModel:
         sampling: Sampling | None = None,
     ) -> list[Reply]:
         """One reply a conversation, all in one batch; see `chat`."""
-        from seal.inner.adapter_engine import Prompt
+        pairs = zip(conversations, adapters, strict=True)
+        return self.answer_prepared([self.prepare(m, name, sampling) for m, name in pairs], on_text)
 
-        sampling = sampling or Sampling(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
-        sampling = Sampling(
-            sampling.temperature, sampling.top_p, sampling.max_new_tokens, (*self.form.stop, *sampling.stop)
-        )
-        about = [self._about(messages) for messages in conversations]
-        names = [self._named(name, passage) for name, passage in zip(adapters, about, strict=True)]
-        prompts = [
-            Prompt(
-                self.form.conversation(self.loaded.tokenizer, messages, passage.title if passage else ""),
-                self._folder_of(name),
-                sampling,
-            )
-            for messages, name, passage in zip(conversations, names, about, strict=True)
-        ]
+    def prepare(
+        self, messages: Sequence[Message] | str, adapter: str, sampling: Sampling | None = None, seed: int = 0
+    ) -> Prepared:
+        """What `answer_prepared` answers: a conversation in the taught form, or a text to continue as it is.
+
+        Raises:
+            ConfigError: nothing is asked, or there is no such adapter.
+        """
+        from seal.inner.adapter_engine import Prompt
+        from seal.inner.loop import prompt_ids
+
+        s = sampling or Sampling(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
+        tokenizer = self.loaded.tokenizer
+        if isinstance(messages, str):
+            passage, ids = self._router.best(messages), prompt_ids(tokenizer, messages)
+        else:
+            passage = self._about(messages)
+            ids = self.form.conversation(tokenizer, messages, passage.title if passage else "")
+            s = Sampling(s.temperature, s.top_p, s.max_new_tokens, (*self.form.stop, *s.stop))
+        name = self._named(adapter, passage)
+        return Prepared(Prompt(ids, self._folder_of(name), s, seed), name, passage)
+
+    def answer_prepared(
+        self, prepared: Sequence[Prepared], on_text: Callable[[int, str], None] | None = None
+    ) -> list[Reply]:
+        """One reply for each, all in one batch. Raises `GenerationError`."""
         started = time.perf_counter()
         first: dict[int, float] = {}
 
@@ -171,11 +194,11 @@ class TaughtModel:
             if on_text is not None:
                 on_text(number, text)
 
-        completions = self._engine.answer(prompts, heard)
+        completions = self._engine.answer([p.prompt for p in prepared], heard)
         seconds = time.perf_counter() - started
         return [
-            Reply(c.text.strip(), name, passage, c, len(p.ids), first.get(i, seconds), seconds)
-            for i, (c, name, passage, p) in enumerate(zip(completions, names, about, prompts, strict=True))
+            Reply(c.text.strip(), p.adapter, p.passage, c, len(p.prompt.ids), first.get(i, seconds), seconds)
+            for i, (c, p) in enumerate(zip(completions, prepared, strict=True))
         ]
 
     def passage_for(self, question: str) -> TaughtPassage | None:
