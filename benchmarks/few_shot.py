@@ -47,7 +47,7 @@ def adapt_contenders(
     peft = TunedPeft(own, recipe, low_precision=True)
 
     workers = torch.get_num_threads()
-    shared = SharedInnerLoop(LocalInnerLoop(loaded, None, slots=-(-len(jobs) // workers)), workers)
+    shared = SharedInnerLoop(LocalInnerLoop(loaded, slots=-(-len(jobs) // workers)), workers)
     for _ in shared.run([replace(job, rows=job.sequences[:1]) for job in jobs]):
         pass  # the helpers are up
 
@@ -55,10 +55,10 @@ def adapt_contenders(
         return sum(1 for _ in shared.run(jobs))
 
     def one_process() -> float:
-        return sum(1 for _ in LocalInnerLoop(loaded, None, slots=len(jobs)).run(jobs))
+        return sum(1 for _ in LocalInnerLoop(loaded, slots=len(jobs)).run(jobs))
 
     def one_by_one() -> float:
-        loop = LocalInnerLoop(loaded, None, slots=1)
+        loop = LocalInnerLoop(loaded, slots=1)
         return sum(sum(1 for _ in loop.run([job])) for job in jobs)
 
     def sequential_peft() -> float:

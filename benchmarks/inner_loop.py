@@ -30,6 +30,7 @@ from benchmarks.peers import (
 from benchmarks.profile import profile_rows
 from benchmarks.report import write_report
 from benchmarks.workload import SAMPLING, Workload, load_workload
+from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.adapt import train
 from seal.inner.adapter import Adapter
@@ -97,9 +98,10 @@ class Bench:
         self.ours = load_model(settings.model, device="auto", dtype=dtype)
         self.device = self.ours.model.device
         self.runtime = Runtime.of(self.ours.model)
-        self.loop = LocalInnerLoop(self.ours, LexicalGrader())
+        self.loop = LocalInnerLoop(self.ours)
         workers = settings.threads if self.device.type == "cpu" else 1
-        self.shared = SharedInnerLoop(self.loop, workers) if workers > 1 else self.loop
+        self.pool = SharedInnerLoop(self.loop, workers) if workers > 1 else self.loop
+        self.shared = Graded(self.pool, LexicalGrader())
         self.workload: Workload = load_workload(self.ours.tokenizer)
         self.training = self.workload.jobs[0].training
         self.low_precision = False
@@ -220,7 +222,7 @@ class Bench:
 
     def close(self) -> None:
         """End the helper processes."""
-        if isinstance(self.shared, SharedInnerLoop):
+        if isinstance(self.pool, SharedInnerLoop):
             self.shared.close()
 
     def _decoder(self) -> Decoder:

@@ -194,6 +194,7 @@ def in_process(settings: Settings, requests: Sequence[TTTRequest]) -> dict[int, 
     """The same requests without a server."""
     import torch
 
+    from seal.graded import Graded
     from seal.grading import LexicalGrader
     from seal.inner.loop import LocalInnerLoop
     from seal.models.load import load_model
@@ -201,7 +202,7 @@ def in_process(settings: Settings, requests: Sequence[TTTRequest]) -> dict[int, 
 
     torch.set_num_threads(settings.threads)
     loaded = load_model(settings.model, "auto", settings.dtype)
-    local = LocalTTT(LocalInnerLoop(loaded, LexicalGrader()), Requests(loaded))
+    local = LocalTTT(Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded))
     asks = [Ask(str(r.seed), r, r.seed or 0) for r in requests]
     return {int(a.id): a.reply.model_dump(mode="json") for a in local.run(asks) if a.reply is not None}
 

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     torch.set_num_threads(a.threads)
     loaded = load_model(a.model, "cpu", a.dtype)
-    loop = LocalInnerLoop(loaded, None)
+    loop = LocalInnerLoop(loaded)
     prompts = load_workload(loaded.tokenizer).prompts(a.rows)
     requests = [Request(p, None, Sampling(temperature=0.0, max_new_tokens=a.tokens)) for p in prompts]
     own = loop._decoder

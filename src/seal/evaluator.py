@@ -8,7 +8,7 @@ from typing import Any
 
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import AdaptError, DataError, GradingError, SealError
-from seal.inner.protocol import InnerLoop
+from seal.inner.protocol import FollowUp, InnerLoop
 from seal.models.load import LoadedModel
 from seal.records import (
     AdaptJob,
@@ -147,10 +147,8 @@ class Evaluator:
 
     def _run(self, jobs: Iterable[AdaptJob], tasks: Mapping[str, Task]) -> Iterator[AdaptOutcome]:
         """The engine's outcomes; a domain that looks at answers before it asks on gets its say."""
-        more, tokenizer = self.domain.follow_up, self.loaded.tokenizer
-        if more is None:
-            return self.loop.run(jobs)
-        return self.loop.run(jobs, lambda job_id, answers: more(tasks[job_id], answers, tokenizer))
+        more = self.domain.follow_up
+        return self.loop.run(jobs, FollowUp(more, tasks) if more is not None else None)
 
     def _job(self, spec: TrialSpec, task: Task) -> AdaptJob:
         completion = spec.edit.completion

@@ -128,7 +128,7 @@ class EvalPrompt:
 
 @dataclass(frozen=True, slots=True)
 class AdaptJob:
-    """One adapter to train and what to ask it. No rows (or no epochs): baseline only."""
+    """One adapter to train and what to ask it. No sequences (or no epochs): baseline only."""
 
     id: str
     sequences: tuple[TrainingSequence, ...]
@@ -141,6 +141,11 @@ class AdaptJob:
     """Whether the outcome carries answers without the adapter too."""
     start_from: str = ""
     """Folder of an adapter in PEFT's format to train on from; empty: from the start values of the seed."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is an adapter to train; else the base alone answers."""
+        return bool(self.sequences and self.training.epochs)
 
 
 class Verdict(StrEnum):

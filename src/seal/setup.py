@@ -197,6 +197,7 @@ def estep(config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, poli
     """`policy` with everything that it writes, adapts and is measured with."""
     from seal.estep import EStep
     from seal.evaluator import Evaluator
+    from seal.graded import Graded
     from seal.inner.helpers import SharedInnerLoop, default_workers
     from seal.inner.loop import LocalInnerLoop
     from seal.self_edit import SelfEditGenerator
@@ -205,8 +206,8 @@ def estep(config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, poli
     wanted = config.inner.workers
     workers = default_workers(policy) if wanted == "auto" else int(wanted)
     own = -(-slots // workers) if slots else None
-    local = LocalInnerLoop(policy, grader, slots=own, token_budget=budget)
-    loop = SharedInnerLoop(local, workers) if workers > 1 else local
+    local = LocalInnerLoop(policy, slots=own, token_budget=budget)
+    loop = Graded(SharedInnerLoop(local, workers) if workers > 1 else local, grader)
     pad_to = config.max_length if config.inner.pad_loss else 0
     evaluator = Evaluator(policy, domain, loop, config.inner_training(), config.seed, pad_to)
     generator = _generator(config, policy)

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.serve.client import Link, TTTClient
@@ -41,7 +42,9 @@ def request(n: int, epochs: int) -> dict[str, Any]:
 
 @contextmanager
 def serving(loaded: Any) -> Iterator[TTTClient]:
-    server = TTTServer(LocalInnerLoop(loaded, LexicalGrader()), Requests(loaded), ServerSettings(port=0))
+    server = TTTServer(
+        Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded), ServerSettings(port=0)
+    )
     ready: queue.SimpleQueue[str] = queue.SimpleQueue()
     thread = threading.Thread(target=server.run, args=(ready.put,), daemon=True)
     thread.start()
@@ -64,7 +67,7 @@ def test_eight_clients_are_faster_than_one_and_get_the_same_replies(tiny: Any) -
             took[clients] = time.perf_counter() - began
     assert replies[1] == replies[8]
     loaded = tiny()
-    local = LocalTTT(LocalInnerLoop(loaded, LexicalGrader()), Requests(loaded))
+    local = LocalTTT(Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded))
     asks = [Ask(str(n), TTTRequest.model_validate(r), n) for n, r in enumerate(requests)]
     mine = {answered.id: answered.reply for answered in local.run(asks)}
     assert [r.model_dump(mode="json") for n in range(64) if (r := mine[str(n)])] == replies[8]

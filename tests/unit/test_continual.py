@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from seal.errors import AdaptError, ConfigError, DataError
+from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.models.lora import LoRAWrapper
@@ -20,7 +21,9 @@ from seal.recipes.continual_report import heat_map, matrices, summary, table
 from seal.records import AdaptJob, Sampling, TrainingConfig, TrainingSequence
 
 TOOLS = Factories(
-    lambda loaded: LocalInnerLoop(loaded, LexicalGrader()), LocalGenerator, lambda task: f"{task.context}:"
+    lambda loaded: Graded(LocalInnerLoop(loaded), LexicalGrader()),
+    LocalGenerator,
+    lambda task: f"{task.context}:",
 )
 
 
@@ -74,11 +77,11 @@ def test_the_result_has_the_official_shape_and_the_model_is_put_back(
 def test_finished_chains_are_not_run_again(settings: ContinualSettings, tiny: Any) -> None:
     calls: list[int] = []
 
-    def inner_of(loaded: Any) -> LocalInnerLoop:
+    def inner_of(loaded: Any) -> Graded:
         calls.append(1)
         if len(calls) == 10:  # in the second sequence
             raise KeyboardInterrupt
-        return LocalInnerLoop(loaded, LexicalGrader())
+        return Graded(LocalInnerLoop(loaded), LexicalGrader())
 
     whole = continual(replace(settings, out=settings.out.with_name("whole.json")), tiny(), TOOLS)
     with pytest.raises(KeyboardInterrupt):
@@ -125,7 +128,7 @@ def test_merging_equals_pefts_merge(family: str, tiny: Any, tmp_path: Path) -> N
     loaded = tiny(family)
     recipe = TrainingConfig(rank=4, alpha=8.0, epochs=2, learning_rate=0.01)
     job = AdaptJob("a", (TrainingSequence((5, 6, 7, 8)),), recipe, (), 1, str(tmp_path / "adapter"))
-    (outcome,) = LocalInnerLoop(loaded, None).run([job])
+    (outcome,) = LocalInnerLoop(loaded).run([job])
     assert outcome.error is None
     factors = _read_factors(loaded, tmp_path / "adapter")
     wrapper = LoRAWrapper.from_config(tiny(family).model, recipe)

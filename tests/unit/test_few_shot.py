@@ -21,6 +21,7 @@ from seal.domains.base import InvalidEdit
 from seal.domains.few_shot import PAPER_LORA, FewShotLearning
 from seal.errors import ConfigError, DataError
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
+from seal.inner.protocol import FollowUp
 from seal.records import AdaptJob, Answer, EvalPrompt, Task, TrainingConfig
 
 TASK = find_task("6150a2bd")  # two demonstrations, one test; the rule is a half turn
@@ -312,7 +313,7 @@ def test_the_engine_learns_the_rows_and_scores_the_answers(
         )
         for name, text in (("trained", edit), ("untrained", replace(EDIT, epochs=0).to_json()))
     ]
-    outcomes = {o.job_id: o for o in LocalInnerLoop(loaded, None).run(jobs)}
+    outcomes = {o.job_id: o for o in LocalInnerLoop(loaded).run(jobs)}
     trained = outcomes["trained"]
     assert trained.error is None
     assert trained.losses[-1] < 0.7 * trained.losses[0]
@@ -349,7 +350,7 @@ def test_experts_weigh_every_candidate_through_every_view(
                 logp = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
             likelihoods.append(sum(float(logp[i - 1, ids[i]]) for i in range(len(eval_prompt.ids), len(ids))))
     job = AdaptJob("j", (), TrainingConfig(), eval_prompts, 0)
-    (outcome,) = LocalInnerLoop(loaded, None).run([job], lambda job_id, answers: more)
+    (outcome,) = LocalInnerLoop(loaded).run([job], FollowUp(lambda *_: more, {"j": task}))
     second = outcome.baseline[len(eval_prompts) :]
     assert [a.log_likelihood for a in second] == pytest.approx(likelihoods, abs=1e-3)
     done = domain.score(task, [*first, *second])
@@ -365,7 +366,7 @@ def test_evaluating_one_model_agrees_with_the_engine(
     loaded = tiny("qwen2")
     eval_prompts: tuple[EvalPrompt, ...] = domain.eval_prompts(task, loaded.tokenizer)
     job = AdaptJob("j", (), TrainingConfig(), eval_prompts, 0)
-    (outcome,) = LocalInnerLoop(loaded, None).run([job])
+    (outcome,) = LocalInnerLoop(loaded).run([job])
     batched = domain.score(task, outcome.baseline)
     alone = domain.evaluate(loaded.model, loaded.tokenizer, task)
     assert alone.details == batched.details
@@ -376,7 +377,7 @@ def test_evaluating_one_model_agrees_with_the_engine(
     job = AdaptJob("j", rows, TrainingConfig(rank=4, learning_rate=1e-2, epochs=20), eval_prompts, 0)
     follow = experts.follow_up
     assert follow is not None
-    (outcome,) = LocalInnerLoop(loaded, None).run([job], lambda _, a: follow(task, a, loaded.tokenizer))
+    (outcome,) = LocalInnerLoop(loaded).run([job], FollowUp(follow, {"j": task}))
     assert experts.score(task, outcome.baseline) == experts.evaluate(loaded.model, loaded.tokenizer, task)
     ((views, votes),) = experts._votes(task, outcome.adapted)
     assert len(outcome.adapted) == len(views) * (1 + len({vote.grid for vote in votes}))

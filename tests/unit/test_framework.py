@@ -181,10 +181,10 @@ def test_a_baseline_is_measured_once_a_policy_and_task(settings: Callable[..., d
     asked: list[str] = []
 
     class Spy(LocalInnerLoop):
-        def run(self, jobs: Any) -> Iterator[AdaptOutcome]:
+        def run(self, jobs: Any, follow_up: Any = None) -> Iterator[AdaptOutcome]:
             jobs = list(jobs)
             asked.extend(f"{self.loaded.version}/{job.id}" for job in jobs if not job.sequences)
-            return super().run(jobs)
+            return super().run(jobs, follow_up)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seal.inner.loop.LocalInnerLoop", Spy)
@@ -301,10 +301,10 @@ def counted_work() -> Iterator[dict[str, list[int]]]:
     work: dict[str, list[int]] = {"jobs": [], "texts": []}
     run, generate = LocalInnerLoop.run, LocalGenerator.generate
 
-    def counting_run(self: LocalInnerLoop, jobs: Any) -> Any:
+    def counting_run(self: LocalInnerLoop, jobs: Any, follow_up: Any = None) -> Any:
         jobs = list(jobs)
         work["jobs"].append(len(jobs))
-        return run(self, jobs)
+        return run(self, jobs, follow_up)
 
     def counting_generate(self: LocalGenerator, prompts: Any, *rest: Any) -> Any:
         work["texts"].append(len(prompts))

@@ -15,6 +15,7 @@ import torch
 
 from inner_contract import RECIPE, InnerLoopContract, fact, job, same_outcome
 from seal.errors import AdaptError, GenerationError
+from seal.graded import Graded
 from seal.grading import Grader, LexicalGrader
 from seal.inner.helpers import HelperLoop, SharedInnerLoop, deal, default_workers
 from seal.inner.loop import LocalGenerator, LocalInnerLoop, prompt_ids, stop_ids
@@ -39,7 +40,7 @@ def fresh() -> LoadedModel:
 
 class TestLocalInnerLoop(InnerLoopContract):
     def open_loop(self, grader: Grader, folder: Path) -> Any:
-        return nullcontext(LocalInnerLoop(fresh(), grader, slots=3, token_budget=64))
+        return nullcontext(Graded(LocalInnerLoop(fresh(), slots=3, token_budget=64), grader))
 
 
 class TestRemoteInnerLoop(InnerLoopContract):
@@ -47,7 +48,7 @@ class TestRemoteInnerLoop(InnerLoopContract):
     def open_loop(self, grader: Grader, folder: Path) -> Iterator[InnerLoop]:
         loaded = fresh()
         settings = ServerSettings(port=0, adapters=folder)
-        server = TTTServer(LocalInnerLoop(loaded, grader, slots=3), Requests(loaded), settings)
+        server = TTTServer(Graded(LocalInnerLoop(loaded, slots=3), grader), Requests(loaded), settings)
         ready: queue.SimpleQueue[str] = queue.SimpleQueue()
         thread = threading.Thread(target=server.run, args=(ready.put,), daemon=True)
         thread.start()
@@ -65,7 +66,7 @@ def test_jobs_are_taken_when_there_is_room_and_outcomes_come_early() -> None:
             taken.append(str(i))
             yield job(str(i), i, replace(RECIPE, epochs=1))
 
-    outcomes = LocalInnerLoop(fresh(), LexicalGrader(), slots=2).run(source())
+    outcomes = Graded(LocalInnerLoop(fresh(), slots=2), LexicalGrader()).run(source())
     assert taken == []
     next(outcomes)
     assert len(taken) <= 4
@@ -73,7 +74,7 @@ def test_jobs_are_taken_when_there_is_room_and_outcomes_come_early() -> None:
 
 
 def in_a_helper(slots: int = 2) -> HelperLoop:
-    return HelperLoop(LocalInnerLoop(fresh(), LexicalGrader(), slots=slots), 1, 1)
+    return HelperLoop(LocalInnerLoop(fresh(), slots=slots), 1, 1)
 
 
 @pytest.mark.parametrize("helper", [False, True])
@@ -88,7 +89,7 @@ def test_jobs_join_while_others_train_and_nobody_waits_for_company(helper: bool)
         while "third" not in told:
             yield job(asked.pop(), len(told), short) if asked else None
 
-    loop = in_a_helper() if helper else LocalInnerLoop(fresh(), LexicalGrader(), slots=2)
+    loop = in_a_helper() if helper else LocalInnerLoop(fresh(), slots=2)
     outcomes = {}
     for outcome in loop.run(source()):
         outcomes[outcome.job_id] = outcome
@@ -96,7 +97,7 @@ def test_jobs_join_while_others_train_and_nobody_waits_for_company(helper: bool)
         if len(told) < 3:
             asked.append(("second", "third")[len(told) - 1])
     assert told == ["first", "second", "third", "long"]
-    alone = LocalInnerLoop(fresh(), LexicalGrader())
+    alone = LocalInnerLoop(fresh())
     for i, name in enumerate(("first", "second", "third")):
         same_outcome(*alone.run([job(name, i, short)]), outcomes[name])
     same_outcome(*alone.run([job("long", 9, long)]), outcomes["long"])
@@ -132,7 +133,7 @@ def test_a_helper_that_dies_is_started_again() -> None:
 
 def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prompts in eight jobs of two runs: 16 adapted prompts and 2 bare ones are read, no more."""
-    loop = LocalInnerLoop(fresh(), None)
+    loop = LocalInnerLoop(fresh())
     read: list[tuple[tuple[int, ...], bool]] = []
     run = loop._decoder.run
 
@@ -143,7 +144,8 @@ def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.Monk
     monkeypatch.setattr(loop._decoder, "run", counted)
     eval_prompts = (fact("a")[1], fact("b")[1])
     jobs = [replace(job(str(i), i, replace(RECIPE, epochs=1)), eval_prompts=eval_prompts) for i in range(8)]
-    assert len([*loop.run(jobs[:5]), *loop.run(jobs[5:])]) == 8
+    graded = Graded(loop, LexicalGrader())
+    assert len([*graded.run(jobs[:5]), *graded.run(jobs[5:])]) == 8
     assert sum(not bare for _, bare in read) == 16
     assert sorted(ids for ids, bare in read if bare) == sorted(p.ids for p in eval_prompts)
 
@@ -151,7 +153,7 @@ def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.Monk
 def test_an_outcome_equals_pefts_own_fit_and_generate(tiny_family: LoadedModel) -> None:
     """The whole way of one job in each family, against PEFT, transformers and nothing of the engine."""
     j = job("blue", n_rows=3)
-    (outcome,) = LocalInnerLoop(tiny_family, None).run([j])
+    (outcome,) = LocalInnerLoop(tiny_family).run([j])
     with LoRAWrapper.from_config(tiny_family.model, j.training) as reference:
         losses = reference.fit(j.sequences, j.training, j.seed)
         for answer, eval_prompt in zip(outcome.adapted, j.eval_prompts, strict=True):
@@ -171,7 +173,7 @@ def test_an_outcome_equals_pefts_own_fit_and_generate(tiny_family: LoadedModel) 
 
 def test_two_loops_may_use_one_model(tiny: Callable[..., LoadedModel]) -> None:
     loaded = tiny()
-    pair = [LocalInnerLoop(loaded, LexicalGrader(), slots=1) for _ in range(2)]
+    pair = [Graded(LocalInnerLoop(loaded, slots=1), LexicalGrader()) for _ in range(2)]
     runs = [loop.run([job("red"), job("blue")]) for loop in pair]
     turns = [next(run) for _ in range(2) for run in runs]
     for a, b in (turns[:2], turns[2:]):
@@ -181,15 +183,15 @@ def test_two_loops_may_use_one_model(tiny: Callable[..., LoadedModel]) -> None:
 def test_a_merged_policy_is_the_one_that_trains(tiny: Callable[..., LoadedModel]) -> None:
     """After the outer loop changed the weights in place a new loop gives what the changed model gives."""
     loaded, other = tiny("llama", "bfloat16"), tiny("llama", "bfloat16")
-    list(LocalInnerLoop(loaded, None).run([job("red")]))  # the engine has seen the old weights
+    list(LocalInnerLoop(loaded).run([job("red")]))  # the engine has seen the old weights
     for one in (loaded, other):
         wrapper = LoRAWrapper(one.model, rank=4, alpha=64)
         wrapper.reset(3)
         for _, b in wrapper.layers().values():
             b.data.normal_(generator=torch.Generator().manual_seed(b.shape[0])).mul_(0.05)
         wrapper.merge()
-    (stale,), (new,) = (LocalInnerLoop(one, None).run([job("blue")]) for one in (loaded, other))
-    (unmerged,) = LocalInnerLoop(tiny("llama", "bfloat16"), None).run([job("blue")])
+    (stale,), (new,) = (LocalInnerLoop(one).run([job("blue")]) for one in (loaded, other))
+    (unmerged,) = LocalInnerLoop(tiny("llama", "bfloat16")).run([job("blue")])
     assert stale.losses == new.losses
     assert stale.adapted == new.adapted
     assert unmerged.losses != new.losses
@@ -281,9 +283,9 @@ class TestSharedInnerLoop(InnerLoopContract):
 
     @contextmanager
     def open_loop(self, grader: Grader, folder: Path) -> Iterator[InnerLoop]:
-        loop = SharedInnerLoop(LocalInnerLoop(fresh(), grader, slots=3, token_budget=64), 2)
+        loop = SharedInnerLoop(LocalInnerLoop(fresh(), slots=3, token_budget=64), 2)
         loop._helpers = self.helpers
-        yield loop
+        yield Graded(loop, grader)
         type(self).helpers = loop._helpers
 
     @classmethod
@@ -294,7 +296,7 @@ class TestSharedInnerLoop(InnerLoopContract):
 
 
 def shared(workers: int = 2) -> SharedInnerLoop:
-    return SharedInnerLoop(LocalInnerLoop(fresh(), LexicalGrader(), slots=2), workers)
+    return SharedInnerLoop(LocalInnerLoop(fresh(), slots=2), workers)
 
 
 def test_jobs_are_dealt_evenly_and_always_the_same_way() -> None:
@@ -335,7 +337,7 @@ def test_an_abandoned_run_leaves_nothing_for_the_next() -> None:
 
 
 def test_a_helper_refuses_another_model(tmp_path: Path) -> None:
-    local = LocalInnerLoop(replace(fresh(), version="another"), None, slots=2)
+    local = LocalInnerLoop(replace(fresh(), version="another"), slots=2)
     loop = SharedInnerLoop(local, 2)
     with pytest.raises(AdaptError, match="holds another model now"):
         list(loop.run([job("a"), job("b")]))

@@ -27,7 +27,7 @@ ROWS = (
 
 
 def trained(loaded: LoadedModel, folder: Path) -> Path:
-    (outcome,) = LocalInnerLoop(loaded, None).run([AdaptJob("a", ROWS, TRAINING, (), 1, str(folder))])
+    (outcome,) = LocalInnerLoop(loaded).run([AdaptJob("a", ROWS, TRAINING, (), 1, str(folder))])
     assert outcome.error is None
     return folder
 
@@ -36,7 +36,7 @@ def test_training_goes_on_from_a_saved_adapter(tiny_family: LoadedModel, tmp_pat
     first = trained(tiny_family, tmp_path / "first")
     still = TrainingConfig(rank=4, alpha=8, epochs=1, learning_rate=1e-12, shuffle=False)
     job = AdaptJob("b", ROWS, still, (), 2, str(tmp_path / "second"), start_from=str(first))
-    (outcome,) = LocalInnerLoop(tiny_family, None).run([job])
+    (outcome,) = LocalInnerLoop(tiny_family).run([job])
     runtime = Runtime.of(tiny_family.model)
     before, after = (load_adapter(runtime, folder).weights for folder in (first, tmp_path / "second"))
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
@@ -56,7 +56,7 @@ def test_an_adapter_that_does_not_fit_fails_its_job_alone(
         AdaptJob("gone", ROWS, TRAINING, (), 1, start_from=str(tmp_path / "gone")),
         AdaptJob("good", ROWS, TRAINING, (), 1, start_from=str(first)),
     ]
-    outcomes = {o.job_id: o.error for o in LocalInnerLoop(tiny("llama"), None).run(jobs)}
+    outcomes = {o.job_id: o.error for o in LocalInnerLoop(tiny("llama")).run(jobs)}
     assert outcomes["good"] is None
     assert outcomes["rank"] is not None
     assert "rank 4" in outcomes["rank"].message
@@ -65,7 +65,7 @@ def test_an_adapter_that_does_not_fit_fails_its_job_alone(
 
 
 def test_an_answer_can_be_watched(tiny: Callable[..., LoadedModel]) -> None:
-    loop = LocalInnerLoop(tiny("llama"), None)
+    loop = LocalInnerLoop(tiny("llama"))
     greedy = Sampling(temperature=0.0, max_new_tokens=9)
     requests = [Request(tuple(b"The gate"), None, greedy), Request(tuple(b"Mira keeps"), None, greedy)]
     seen: list[list[list[int]]] = []

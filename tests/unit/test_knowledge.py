@@ -14,6 +14,7 @@ from seal.domains.answering import answer_prompt
 from seal.domains.base import InvalidEdit
 from seal.domains.knowledge import KnowledgeIncorporation, sequence_from_text
 from seal.errors import ConfigError, DataError, GradingError
+from seal.graded import Graded
 from seal.grading import Grade, LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import LoadedModel
@@ -253,7 +254,7 @@ def test_evaluate_agrees_with_the_batched_engine(tiny_family: LoadedModel) -> No
     domain = KnowledgeIncorporation(max_new_tokens=8)
     assert domain.batched
     eval_prompts = domain.eval_prompts(TASK, tiny_family.tokenizer)
-    loop = LocalInnerLoop(tiny_family, LexicalGrader())
+    loop = Graded(LocalInnerLoop(tiny_family), LexicalGrader())
     (outcome,) = loop.run([AdaptJob("j", (), TrainingConfig(), eval_prompts, seed=0)])
     one_by_one = [answer_prompt(tiny_family.model, tiny_family.tokenizer, p) for p in eval_prompts]
     for mine, theirs in zip(one_by_one, outcome.baseline, strict=True):

@@ -13,6 +13,7 @@ import pytest
 
 from double_precision import SAME, DoublePrecision
 from seal.errors import AdaptError, DataError, RunError, ServeError
+from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import load_model
@@ -33,7 +34,7 @@ TRAINING = TrainingConfig(rank=4, alpha=8.0, epochs=2, learning_rate=0.02)
 @pytest.fixture
 def ttt(tiny: Any) -> LocalTTT:
     loaded = tiny()
-    return LocalTTT(LocalInnerLoop(loaded, LexicalGrader()), Requests(loaded))
+    return LocalTTT(Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded))
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_other_settings_or_another_model_do_not_mix(
         query(replace(settings, seed=1), ttt)
     other = tiny("gpt2")
     with pytest.raises(RunError, match="other data"):
-        query(settings, LocalTTT(LocalInnerLoop(other, LexicalGrader()), Requests(other)))
+        query(settings, LocalTTT(Graded(LocalInnerLoop(other), LexicalGrader()), Requests(other)))
     with pytest.raises(DataError, match="5 were asked for"):
         query(replace(settings, k=5), ttt)
 
@@ -222,8 +223,8 @@ def test_full_finetuning_equals_plain_adamw_without_pads(tiny: Any) -> None:
 def test_cpt_with_all_weights_saves_the_model_and_resumes(data: Path, tmp_path: Path, tiny: Any) -> None:
     settings = CPTSettings(data, tmp_path / "full.json", training=replace(PAPER_CPT_FULL, learning_rate=0.01))
 
-    def inner_of(loaded: Any) -> LocalInnerLoop:
-        return LocalInnerLoop(loaded, LexicalGrader())
+    def inner_of(loaded: Any) -> Graded:
+        return Graded(LocalInnerLoop(loaded), LexicalGrader())
 
     def lost(folder: Path) -> Any:
         raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import zmq
 
+from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.helpers import HelperLoop
 from seal.inner.loop import LocalInnerLoop
@@ -63,7 +64,7 @@ def loaded(tiny: Any) -> Any:
 def address(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     adapters = tmp_path_factory.mktemp("adapters")
     settings = ServerSettings(port=0, adapters=adapters)
-    server = TTTServer(LocalInnerLoop(loaded, LexicalGrader()), Requests(loaded), settings)
+    server = TTTServer(Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded), settings)
     ready: queue.SimpleQueue[str] = queue.SimpleQueue()
     thread = threading.Thread(target=server.run, args=(ready.put,), daemon=True)
     thread.start()
@@ -76,14 +77,15 @@ def address(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 @pytest.fixture
 def local(tiny: Any) -> LocalTTT:
     fresh = tiny()
-    return LocalTTT(LocalInnerLoop(fresh, LexicalGrader()), Requests(fresh))
+    return LocalTTT(Graded(LocalInnerLoop(fresh), LexicalGrader()), Requests(fresh))
 
 
 def test_engines_share_the_queue_and_one_that_dies_costs_nobody_a_reply(tiny: Any, local: LocalTTT) -> None:
     loaded = tiny()
-    engine, other = (LocalInnerLoop(loaded, LexicalGrader(), slots=2) for _ in range(2))
-    helper = HelperLoop(other, 1, 1)
-    server = TTTServer(engine, Requests(loaded), ServerSettings(port=0), helpers=[helper])
+    engine = LocalInnerLoop(loaded, slots=2)
+    helper = HelperLoop(engine, 1, 1)
+    loops = [Graded(loop, LexicalGrader()) for loop in (engine, helper)]
+    server = TTTServer(loops[0], Requests(loaded), ServerSettings(port=0), helpers=loops[1:])
     ready: queue.SimpleQueue[str] = queue.SimpleQueue()
     thread = threading.Thread(target=server.run, args=(ready.put,), daemon=True)
     thread.start()
@@ -180,7 +182,7 @@ def test_remote_and_local_inner_loops_agree(address: str, loaded: Any, tiny: Any
         replace(jobs[0], id="base", sequences=()),
         AdaptJob("no evaluation prompts", jobs[0].sequences, TrainingConfig(rank=2, epochs=1), (), 1),
     ]
-    local = {o.job_id: o for o in LocalInnerLoop(tiny(), LexicalGrader()).run(jobs)}
+    local = {o.job_id: o for o in Graded(LocalInnerLoop(tiny()), LexicalGrader()).run(jobs)}
     remote = {o.job_id: o for o in RemoteInnerLoop(Link(address)).run(jobs)}
     assert local.keys() == remote.keys() == {job.id for job in jobs}
     for name, mine in local.items():

@@ -44,7 +44,7 @@ def test_the_checkpoint_finds_its_rows_likelier(tmp_path: Path, capsys: pytest.C
             EvalPrompt(str(i), row.ids[: row.loss[-1][0]], reference=row.ids[row.loss[-1][0] :])
             for i, row in enumerate(rows)
         )
-        (outcome,) = LocalInnerLoop(loaded, None).run([AdaptJob("j", (), TrainingConfig(), eval_prompts, 0)])
+        (outcome,) = LocalInnerLoop(loaded).run([AdaptJob("j", (), TrainingConfig(), eval_prompts, 0)])
         likelihoods.append(sum(a.log_likelihood or 0.0 for a in outcome.baseline))
     assert likelihoods[1] > 0.8 * likelihoods[0]  # less negative: nats, summed
     assert RECIPE.epochs == 1

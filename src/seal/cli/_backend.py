@@ -19,7 +19,7 @@ from seal.errors import ConfigError, ServeError
 
 if TYPE_CHECKING:
     from seal.grading import Grader
-    from seal.inner.loop import LocalInnerLoop
+    from seal.inner.protocol import InnerLoop
     from seal.models.load import LoadedModel
     from seal.serve.client import Link
     from seal.serve.requests import TTT
@@ -56,13 +56,16 @@ class Backend:
             from seal.serve.client import RemoteTTT
 
             return RemoteTTT(self.link(self.wait))
+        from seal.graded import Graded
         from seal.inner.helpers import SharedInnerLoop, default_workers
+        from seal.inner.loop import LocalInnerLoop
         from seal.serve.requests import LocalTTT, Requests
 
         grader = grading.make()
         loaded = device_options.load(self.local)
-        own, workers = engine(loaded, grader), default_workers(loaded)
-        return LocalTTT(SharedInnerLoop(own, workers) if workers > 1 else own, Requests(loaded))
+        own, workers = LocalInnerLoop(loaded), default_workers(loaded)
+        loop = SharedInnerLoop(own, workers) if workers > 1 else own
+        return LocalTTT(Graded(loop, grader), Requests(loaded))
 
     def shut_down(self) -> None:
         """End the server."""
@@ -101,11 +104,12 @@ class Backend:
         return Link(str(found["endpoint"]), server_key=public, keys=keys)
 
 
-def engine(loaded: LoadedModel, grader: Grader | None, slots: int | None = None) -> LocalInnerLoop:
-    """The engine of this process."""
+def engine(loaded: LoadedModel, grader: Grader) -> InnerLoop:
+    """The engine of this process, with verdicts."""
+    from seal.graded import Graded
     from seal.inner.loop import LocalInnerLoop
 
-    return LocalInnerLoop(loaded, grader, slots=slots)
+    return Graded(LocalInnerLoop(loaded), grader)
 
 
 def _endpoint(path: Path, until: float) -> dict[str, Any]:

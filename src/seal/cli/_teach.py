@@ -43,7 +43,7 @@ def _seconds_a_token(teaching: Teaching, rows: list) -> float:  # type: ignore[t
     from seal.inner.loop import LocalInnerLoop
     from seal.records import AdaptJob
 
-    loop = LocalInnerLoop(teaching.loaded, None, slots=1)
+    loop = LocalInnerLoop(teaching.loaded, slots=1)
     job = AdaptJob("timed", tuple(rows), teaching.settings.training, (), 0)
     list(loop.run([job]))  # the first pass compiles and reorders
     started = time.perf_counter()

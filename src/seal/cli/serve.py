@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from seal.cli import _backend, _options
+from seal.cli import _options
 from seal.errors import ConfigError
 
 if TYPE_CHECKING:
     from seal.grading import Grader
-    from seal.inner.helpers import HelperLoop
-    from seal.inner.loop import LocalInnerLoop
+    from seal.inner.protocol import InnerLoop
     from seal.models.load import LoadedModel
 
 
@@ -114,19 +113,21 @@ def serve(
 
 def _engines(
     loaded: LoadedModel, grader: Grader, slots: int | None, workers: int | None
-) -> tuple[LocalInnerLoop, list[HelperLoop]]:
+) -> tuple[InnerLoop, list[InnerLoop]]:
     """This process's engine and its helpers; slots and threads are shared out."""
     import torch
 
+    from seal.graded import Graded
     from seal.inner.helpers import HelperLoop, default_workers
-    from seal.inner.loop import default_slots
+    from seal.inner.loop import LocalInnerLoop, default_slots
 
     n = workers or default_workers(loaded)
     share = -(-(slots or default_slots(loaded.model.device)) // n)
     threads = max(1, torch.get_num_threads() // n)
     torch.set_num_threads(threads)
-    engines = [_backend.engine(loaded, grader, share) for _ in range(n)]
-    return engines[0], [HelperLoop(engine, i, threads) for i, engine in enumerate(engines[1:], 1)]
+    engine = LocalInnerLoop(loaded, slots=share)
+    helpers = [Graded(HelperLoop(engine, i, threads), grader) for i in range(1, n)]
+    return Graded(engine, grader), [*helpers]
 
 
 def _token(path: Path | None) -> str:

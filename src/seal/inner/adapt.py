@@ -177,7 +177,7 @@ def train(
             if job is None:
                 yield None
                 break
-            if not job.sequences or not job.training.epochs:
+            if not job.trains:
                 yield Trained(job, None)
                 continue
             try:

@@ -15,93 +15,13 @@ from torch import Tensor
 
 from seal.errors import AdaptError
 from seal.inner.adapter import Adapter
+from seal.inner.kv_cache import KVCache
 from seal.inner.packing import pack, pack_step
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
 from seal.inner.sampling import pick
 from seal.inner.stack import Segment, Slot, split_segments, stack_up
 from seal.records import Sampling
-
-#: The cache grows by this many positions at a time.
-_BLOCK = 64
-
-
-class KVCache:
-    """Keys and values of every layer, (rows, K, positions, E), and how many positions each row has filled."""
-
-    def __init__(self, n_layers: int) -> None:
-        self.keys: list[Tensor] = [torch.empty(0)] * n_layers
-        self.values: list[Tensor] = [torch.empty(0)] * n_layers
-        self.lengths: list[int] = []
-        self._at: tuple[Tensor, Tensor] | None = None
-        self._seen: dict[int | None, Tensor] = {}
-
-    def prefill(self, layer: int, k_TKE: Tensor, v_TKE: Tensor, spans: Sequence[tuple[int, int]]) -> None:
-        """Store the keys and values of packed prompts, one row a span."""
-        self.lengths = [b - a for a, b in spans]
-        shape = (len(spans), k_TKE.shape[1], max(self.lengths) + _BLOCK, k_TKE.shape[2])
-        for store, new in ((self.keys, k_TKE), (self.values, v_TKE)):
-            store[layer] = new.new_zeros(shape)
-            for row, (a, b) in zip(store[layer], spans, strict=True):
-                row[:, : b - a] = new[a:b].transpose(0, 1)
-
-    def truncate(self, lengths: Sequence[int]) -> None:
-        """Forget positions from `lengths` on; later tokens overwrite them."""
-        self.lengths = list(lengths)
-
-    def append(self, layer: int, k_RKE: Tensor, v_RKE: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one new position a row; returns (rows, K, longest, E) keys and values to attend to."""
-        longest = max(self.lengths) + 1
-        if self._at is None:
-            lengths = torch.tensor(self.lengths, device=k_RKE.device)
-            self._at = (torch.arange(len(self.lengths), device=k_RKE.device), lengths)
-        for store, new in ((self.keys, k_RKE), (self.values, v_RKE)):
-            if longest > store[layer].shape[2]:
-                store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, _BLOCK))
-            store[layer][self._at[0], :, self._at[1]] = new
-        return self.keys[layer][:, :, :longest], self.values[layer][:, :, :longest]
-
-    def seen(self, window: int | None, longest: int) -> Tensor:
-        """Which positions each row attends to in this step, (rows, 1, 1, longest)."""
-        if window not in self._seen:
-            assert self._at is not None
-            at = torch.arange(longest, device=self._at[1].device)
-            own = self._at[1][:, None]
-            mask = at[None] <= own
-            if window is not None:
-                mask &= own - at[None] < window
-            self._seen[window] = mask[:, None, None]
-        return self._seen[window]
-
-    def advance(self) -> None:
-        """End a step: every row is one position longer."""
-        self.lengths = [n + 1 for n in self.lengths]
-        self._at, self._seen = None, {}
-
-    def take(self, rows: Sequence[int]) -> None:
-        """Keep `rows` (numbers may repeat: copies) in this order."""
-        self.lengths = [self.lengths[i] for i in rows]
-        longest = max(self.lengths, default=0) + _BLOCK
-        index = torch.tensor(rows, device=self.keys[0].device)
-        for store in (self.keys, self.values):
-            for layer, old in enumerate(store):
-                store[layer] = old[:, :, :longest].index_select(0, index)
-
-    def copy(self, rows: Sequence[int]) -> KVCache:
-        """A cache of its own with `rows` of this one."""
-        other = KVCache(len(self.keys))
-        other.keys, other.values, other.lengths = list(self.keys), list(self.values), self.lengths
-        other.take(rows)
-        return other
-
-    def join(self, other: KVCache) -> None:
-        """Add the rows of `other` behind this cache's own."""
-        self.lengths += other.lengths
-        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            for layer, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-                width = max(a.shape[2], b.shape[2])
-                segments = [torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2])) for x in (a, b)]
-                mine[layer] = torch.cat(segments)
 
 
 @dataclass(frozen=True, slots=True)

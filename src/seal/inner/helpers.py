@@ -75,8 +75,7 @@ class _Setup:
 class SharedInnerLoop:
     """`InnerLoop` in this process and in helpers beside it, which start when there is work for them.
 
-    Which process gets a job depends on the jobs alone, so that a run and its repetition do the same. Answers
-    are graded here.
+    Which process gets a job depends on the jobs alone, so that a run and its repetition do the same.
 
     Args:
         local: the engine of this process; helpers get the same model, slots and token budget.
@@ -89,13 +88,15 @@ class SharedInnerLoop:
         """Adapters trained at once, in all processes."""
         self._helpers: list[_Helper] = []
 
-    def run(self, jobs: Iterable[AdaptJob], follow_up: FollowUp | None = None) -> Iterator[AdaptOutcome]:
+    def run(
+        self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
+    ) -> Iterator[AdaptOutcome]:
         """Train and answer `jobs`; see `LocalInnerLoop.run`. With `follow_up` all is done in this process.
 
         Raises:
             AdaptError: a helper came to an end, or could not load the model.
         """
-        offsets = deal(list(jobs), self.workers)
+        offsets = deal([job for job in jobs if job is not None], self.workers)
         if follow_up is not None or sum(bool(share) for share in offsets) < 2:
             yield from self.local.run([job for share in offsets for job in share], follow_up)
             return
@@ -134,15 +135,15 @@ class SharedInnerLoop:
     def _collect(
         self, busy: dict[Connection, tuple[_Helper, dict[str, AdaptJob]]], timeout: float | None
     ) -> Iterator[AdaptOutcome]:
-        """Outcomes that have arrived, graded."""
+        """Outcomes that have arrived."""
         for connection in wait(list(busy), timeout):
             assert isinstance(connection, Connection)
             helper, jobs = busy[connection]
             outcome = helper.receive()
-            job = jobs.pop(outcome.job_id)
+            del jobs[outcome.job_id]
             if not jobs:
                 del busy[connection]
-            yield self.local.grade(job, outcome)
+            yield outcome
 
     def _start(self, n: int) -> None:
         if len(self._helpers) == n:
@@ -153,20 +154,23 @@ class SharedInnerLoop:
 
 
 class HelperLoop:
-    """`OpenInnerLoop` in a process of its own, which starts with the first job. Answers are graded here.
+    """`InnerLoop` in a process of its own, which starts with the first job.
 
     Args:
-        local: an engine whose model, slots and token budget the process gets; it only grades.
+        local: an engine whose model, slots and token budget the process gets.
         number: 1 for the first helper; chooses the GPU.
         threads: of the process.
     """
 
     def __init__(self, local: LocalInnerLoop, number: int, threads: int) -> None:
         self.local, self.number, self.threads = local, number, threads
+        self.slots = local.slots
         self._helper: _Helper | None = None
 
-    def run(self, jobs: Iterable[AdaptJob | None]) -> Iterator[AdaptOutcome]:
-        """Train and answer `jobs`; see `OpenInnerLoop.run`.
+    def run(
+        self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
+    ) -> Iterator[AdaptOutcome]:
+        """Train and answer `jobs`; see `InnerLoop.run`.
 
         Raises:
             AdaptError: the process came to an end, or could not load the model; the next run starts another.
@@ -186,7 +190,8 @@ class HelperLoop:
                     return
                 if helper.connection.poll(_LISTEN_S):
                     outcome = helper.receive()
-                    yield self.local.grade(open_jobs.pop(outcome.job_id), outcome)
+                    del open_jobs[outcome.job_id]
+                    yield outcome
         finally:
             if not done:  # what it is still at belongs to nobody now
                 self.close()
@@ -334,7 +339,7 @@ def _engine(setup: _Setup) -> LocalInnerLoop:
             f"{setup.source} holds another model now ({loaded.version}, not {setup.version})",
             "leave a model's files alone while it is at work, or set inner.workers: 1",
         )
-    return LocalInnerLoop(loaded, None, slots=setup.slots, token_budget=setup.token_budget)
+    return LocalInnerLoop(loaded, slots=setup.slots, token_budget=setup.token_budget)
 
 
 def _portable(error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""The inner loop and the generator of this process: train many adapters, answer with all, grade."""
+"""The inner loop and the generator of this process: train many adapters, answer with all of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from seal.errors import AdaptError, GenerationError, SealError
 from seal.inner.adapt import Trained, train
 from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
+from seal.inner.base_answers import BaseAnswers
 from seal.inner.decode import Decoder, Request, TokenCompletion
 from seal.inner.protocol import FollowUp
 from seal.inner.runtime import Runtime
@@ -26,21 +27,13 @@ from seal.records import (
     Completion,
     EvalPrompt,
     JobError,
-    Question,
     Sampling,
     Timings,
-    Verdict,
 )
 from seal.seeds import derive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from seal.grading import Grader
-
-
-#: Baseline answers kept for later jobs of the same policy; the oldest go first.
-BASELINES_KEPT = 10_000
 
 
 def default_slots(device: torch.device) -> int:
@@ -94,41 +87,37 @@ class _Ask:
 
 
 class LocalInnerLoop:
-    """`InnerLoop` in this process.
-
-    Baselines are computed once per (evaluation prompt, model) and kept for the life of this object.
+    """`InnerLoop` in this process. It grades nothing; `seal.graded.Graded` does.
 
     Args:
         loaded: the policy. Its weights are never written.
-        grader: grades answers to evaluation prompts that carry a question; None leaves verdicts empty.
         slots: adapters trained at once; None chooses by device.
         token_budget: tokens of one training pass; None chooses by device.
     """
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        grader: Grader | None,
-        *,
-        slots: int | None = None,
-        token_budget: int | None = None,
+        self, loaded: LoadedModel, *, slots: int | None = None, token_budget: int | None = None
     ) -> None:
-        self.loaded, self.grader = loaded, grader
+        self.loaded = loaded
         self.runtime = Runtime.of(loaded.model)
         self.slots = slots or default_slots(self.runtime.device)
         self.token_budget = token_budget or default_token_budget(self.runtime.device)
         self._decoder = _decoder(loaded, self.runtime)
-        self._baselines: dict[EvalPrompt, Answer] = {}
         self._answering_s = 0.0
+
+    def close(self) -> None:
+        """Nothing is held beside the model."""
 
     def run(
         self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
     ) -> Iterator[AdaptOutcome]:
         """Train and answer `jobs`; outcomes come as adapters finish, `slots` at a time.
 
-        While the jobs have none to offer (see `OpenInnerLoop`) an empty slot costs little and answering holds
-        up all training: finished adapters then wait for company only as long as answering took last time.
+        The base answers a prompt once in a run. While the jobs have none to offer (None) an empty slot costs
+        little and answering holds up all training: finished adapters then wait for others to be answered
+        with only as long as answering took last time.
         """
+        base = BaseAnswers()
         ready: list[Trained] = []
         since = 0.0
         for trained in train(self.runtime, jobs, self.slots, self.token_budget):
@@ -140,11 +129,13 @@ class LocalInnerLoop:
                 ready.append(trained)
             waited = time.monotonic() - since
             if len(ready) >= self.slots or (trained is None and waited >= self._answering_s):
-                yield from self._answer(ready, follow_up)
+                yield from self._answer(ready, follow_up, base)
                 ready = []
-        yield from self._answer(ready, follow_up)
+        yield from self._answer(ready, follow_up, base)
 
-    def _answer(self, ready: Sequence[Trained], follow_up: FollowUp | None) -> Iterator[AdaptOutcome]:
+    def _answer(
+        self, ready: Sequence[Trained], follow_up: FollowUp | None, base: BaseAnswers
+    ) -> Iterator[AdaptOutcome]:
         """Answer the prompts of trained jobs, with and without their adapters, in shared batches."""
         if not ready:
             return
@@ -162,10 +153,11 @@ class LocalInnerLoop:
                 good.append(trained)
         asks = [_Ask(t.job, None, t.job.eval_prompts) for t in good if _needs_baseline(t)]
         asks += [_Ask(t.job, t.adapter, t.job.eval_prompts) for t in good if t.adapter is not None]
-        answered = self._ask(asks)
+        answered = self._ask(asks, base)
         if follow_up is not None:
-            more = [follow_up(ask.job.id, known) for ask, known in zip(asks, answered, strict=True)]
-            again = self._ask([replace(ask, eval_prompts=p) for ask, p in zip(asks, more, strict=True)])
+            known, tokenizer = zip(asks, answered, strict=True), self.loaded.tokenizer
+            more = [replace(a, eval_prompts=follow_up.prompts(a.job.id, x, tokenizer)) for a, x in known]
+            again = self._ask(more, base)
             answered = [first + second for first, second in zip(answered, again, strict=True)]
         by_ask = {(id(a.job), a.adapter is None): x for a, x in zip(asks, answered, strict=True)}
         self._answering_s = time.perf_counter() - started
@@ -175,73 +167,26 @@ class LocalInnerLoop:
             adapted = by_ask.get((id(trained.job), False), baseline)
             yield _outcome(trained, baseline, adapted, seconds)
 
-    def _ask(self, asks: Sequence[_Ask]) -> list[tuple[Answer, ...]]:
-        """Answers to every ask's prompts; the base's are computed once per prompt and kept."""
-        kept = dict(self._baselines)
-        bare = {p: None for ask in asks if ask.adapter is None for p in ask.eval_prompts}
-        missing = [p for p in bare if p not in kept]
+    def _ask(self, asks: Sequence[_Ask], base: BaseAnswers) -> list[tuple[Answer, ...]]:
+        """Answers to every ask's prompts; what the base has not answered yet is added to `base`."""
+        bare = {p: base.get(p) for ask in asks if ask.adapter is None for p in ask.eval_prompts}
+        missing = [p for p, known in bare.items() if known is None]
         asked: list[tuple[EvalPrompt, Adapter | None, int]] = [(p, None, 0) for p in missing]
         asked += [(p, a.adapter, a.job.seed) for a in asks if a.adapter is not None for p in a.eval_prompts]
-        written = self._decoder.run([_request(*a) for a in asked])
-        answers = iter(self._graded([p for p, *_ in asked], written))
+        completions = self._decoder.run([_request(*a) for a in asked])
+        answers = iter([_as_answer(p, c) for (p, *_), c in zip(asked, completions, strict=True)])
         fresh = dict(zip(missing, answers, strict=False))
-        self._remember(fresh)
+        base.add(fresh)
+        known = {p: a for p, a in {**bare, **fresh}.items() if a is not None}
         return [
-            tuple(replace(fresh.get(p) or kept[p], prompt_id=p.id) for p in ask.eval_prompts)
-            if ask.adapter is None
-            else tuple(next(answers) for _ in ask.eval_prompts)
+            tuple(known[p] if ask.adapter is None else next(answers) for p in ask.eval_prompts)
             for ask in asks
         ]
 
-    def grade(self, job: AdaptJob, outcome: AdaptOutcome) -> AdaptOutcome:
-        """What a loop without a grader gave for `job`, graded; the base's answers once per prompt."""
-        if outcome.error is not None:
-            return outcome
-        base = job.eval_prompts if outcome.baseline else ()
-        fresh = [(p, a) for p, a in zip(base, outcome.baseline, strict=True) if p not in self._baselines]
-        adapted = list(zip(job.eval_prompts, outcome.adapted, strict=True)) if outcome.losses else []
-        asked = [*fresh, *adapted]
-        answers = self._with_verdicts([p for p, _ in asked], [a for _, a in asked])
-        known = dict(zip([p for p, _ in fresh], answers, strict=False))
-        self._remember(known)
-        baseline = tuple(replace(known.get(p) or self._baselines[p], prompt_id=p.id) for p in base)
-        return replace(
-            outcome, baseline=baseline, adapted=tuple(answers[len(fresh) :]) if adapted else baseline
-        )
 
-    def _remember(self, answers: dict[EvalPrompt, Answer]) -> None:
-        """Keep the base's answers; an outage is no answer."""
-        self._baselines |= {p: a for p, a in answers.items() if a.verdict is not Verdict.ERROR}
-        while len(self._baselines) > BASELINES_KEPT:
-            self._baselines.pop(next(iter(self._baselines)))
-
-    def _graded(self, eval_prompts: Sequence[EvalPrompt], written: Sequence[TokenCompletion]) -> list[Answer]:
-        answers = [
-            Answer(p.id, w.text, len(w.ids), w.finish, w.log_likelihood, len(p.reference))
-            for p, w in zip(eval_prompts, written, strict=True)
-        ]
-        return self._with_verdicts(eval_prompts, answers)
-
-    def _with_verdicts(self, eval_prompts: Sequence[EvalPrompt], answers: list[Answer]) -> list[Answer]:
-        graded = [i for i, p in enumerate(eval_prompts) if p.question is not None]
-        if self.grader is None or not graded:
-            return answers
-        items = [(q, answers[i].text) for i in graded if (q := eval_prompts[i].question) is not None]
-        verdicts = dict(zip(graded, self._verdicts(items), strict=True))
-        return [
-            replace(a, verdict=verdicts[i][0], note=verdicts[i][1]) if i in verdicts else a
-            for i, a in enumerate(answers)
-        ]
-
-    def _verdicts(self, items: Sequence[tuple[Question, str]]) -> list[tuple[Verdict, str]]:
-        """Verdict and note of every item; one that the grader refuses costs no other its verdict."""
-        assert self.grader is not None
-        try:
-            return [(grade.verdict, grade.note) for grade in self.grader.grade(items)]
-        except SealError as error:
-            if len(items) == 1:
-                return [(Verdict.ERROR, str(error))]
-            return [verdict for item in items for verdict in self._verdicts([item])]
+def _as_answer(prompt: EvalPrompt, completion: TokenCompletion) -> Answer:
+    c = completion
+    return Answer(prompt.id, c.text, len(c.ids), c.finish, c.log_likelihood, len(prompt.reference))
 
 
 def _needs_baseline(trained: Trained) -> bool:

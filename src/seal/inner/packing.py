@@ -17,7 +17,7 @@ from torch import Tensor
 from seal.inner.stack import Segment, Slot, split_segments
 
 if TYPE_CHECKING:
-    from seal.inner.decode import KVCache
+    from seal.inner.kv_cache import KVCache
 
 #: What one more attention call costs, in the pairs of positions that a call computes meanwhile. Measured on a
 #: CPU, where a call's twenty small operations take as long as this many pairs of a nine-headed model.

@@ -1,37 +1,65 @@
-"""The small doors of the two engines: adapting (`InnerLoop`) and writing (`Generator`)."""
+"""The interfaces of the two engines: adapting (`InnerLoop`) and writing (`Generator`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from seal.records import AdaptJob, AdaptOutcome, Answer, Completion, EvalPrompt, Sampling
 
-#: (job id, answers so far) -> prompts to ask the same adapter next; their answers come behind those.
-FollowUp = Callable[[str, Sequence[Answer]], tuple[EvalPrompt, ...]]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """What an adapter is asked next, in the light of its first answers.
+
+    It may go to another process, so `ask` is a function (or a method of an object) that pickle can name, and
+    what it needs is data.
+    """
+
+    ask: Callable[[Any, Sequence[Answer], PreTrainedTokenizerBase], tuple[EvalPrompt, ...]]
+    """(what the job is about, its answers so far, tokenizer) -> prompts; their answers come behind those."""
+    about: Mapping[str, Any]
+    """What each job is about, by job id."""
+
+    def prompts(
+        self, job_id: str, answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[EvalPrompt, ...]:
+        """The next prompts of one job."""
+        return self.ask(self.about[job_id], answers, tokenizer)
+
+    def only(self, job_ids: Iterable[str]) -> FollowUp:
+        """The part that these jobs need."""
+        return FollowUp(self.ask, {name: self.about[name] for name in job_ids})
 
 
 @runtime_checkable
 class InnerLoop(Protocol):
-    """Fits adapters and measures them. Outcomes come as they finish, in any order, one for every job."""
+    """Fits adapters and answers with them."""
 
-    def run(self, jobs: Iterable[AdaptJob], follow_up: FollowUp | None = None) -> Iterator[AdaptOutcome]:
-        """Yield one outcome a job; a failed job yields an outcome with `error` set and stops no other.
+    @property
+    def slots(self) -> int:
+        """Adapters that are trained at once; more jobs than that keep it busy."""
+        ...
+
+    def run(
+        self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
+    ) -> Iterator[AdaptOutcome]:
+        """Yield one outcome a job, as they finish, in any order; a job that fails (`error`) stops no other.
+
+        None among the jobs means that there is none now, as in a server's queue: they are asked again while
+        others are at work, and it is the end once nothing is.
 
         Raises:
-            ConfigError: `follow_up` is given to an engine that cannot ask an adapter twice.
+            ConfigError: `follow_up` is given to a loop whose adapters cannot be asked twice.
         """
         ...
 
-
-@runtime_checkable
-class OpenInnerLoop(Protocol):
-    """An engine that jobs can join while it works, as a server's queue brings them."""
-
-    def run(self, jobs: Iterable[AdaptJob | None]) -> Iterator[AdaptOutcome]:
-        """As `InnerLoop.run`. None among the jobs means that there is none now: they are asked again while
-        others are in training, and it is the end once nothing is.
-        """
+    def close(self) -> None:
+        """Free what the loop holds beside the model (processes, sockets); the next run brings it back."""
         ...
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from seal.inner.decode import KVCache
+from seal.inner.kv_cache import KVCache
 from seal.inner.packing import pack, pack_step
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime

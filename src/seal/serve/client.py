@@ -73,10 +73,10 @@ class _Exchange(Generic[T]):
     """Many versioned requests over one DEALER socket.
 
     Args:
-        messages: pairs of the caller's own handle and the message without `v` and `id`.
+        messages: pairs of the caller's own handle and the message without `v` and `id`; None: none now.
     """
 
-    def __init__(self, link: Link, messages: Iterable[tuple[T, dict[str, Any]]]) -> None:
+    def __init__(self, link: Link, messages: Iterable[tuple[T, dict[str, Any]] | None]) -> None:
         import zmq
 
         self._link, self._source = link, iter(messages)
@@ -120,9 +120,12 @@ class _Exchange(Generic[T]):
         """Send until the window is full; False when there is nothing more to send."""
         while len(self._open) < self._link.window:
             try:
-                handle, message = next(self._source)
+                pair = next(self._source)
             except StopIteration:
                 return False
+            if pair is None:
+                return bool(self._open)
+            handle, message = pair
             name = uuid.uuid4().hex
             message = {"v": m.PROTOCOL, "progress": True, **message, "id": name}
             if self._link.deadline_s is not None:
@@ -189,7 +192,7 @@ class _Exchange(Generic[T]):
             "code": "silent",
         }
         left, self._open = [handle for handle, _ in self._open.values()], {}
-        for handle in chain(left, (handle for handle, _ in self._source)):
+        for handle in chain(left, (pair[0] for pair in self._source if pair)):
             yield handle, reply
 
 
@@ -199,11 +202,23 @@ class RemoteInnerLoop:
     def __init__(self, link: Link) -> None:
         self.link = link
 
-    def run(self, jobs: Iterable[AdaptJob], follow_up: FollowUp | None = None) -> Iterator[AdaptOutcome]:
+    @property
+    def slots(self) -> int:
+        """Jobs under way at the server at once."""
+        return self.link.window
+
+    def close(self) -> None:
+        """Every run has a connection of its own."""
+
+    def run(
+        self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
+    ) -> Iterator[AdaptOutcome]:
         """See `InnerLoop.run`. Leaving early cancels what is under way; a server's adapter is asked once."""
         if follow_up is not None:
             raise ConfigError("a server cannot ask an adapter twice", "let this process adapt")
-        messages = ((job, {"cmd": "adapt", "job": job_to_wire(job)}) for job in jobs)
+        messages = (
+            (job, {"cmd": "adapt", "job": job_to_wire(job)}) if job is not None else None for job in jobs
+        )
         for job, reply in _Exchange(self.link, messages).replies():
             if "outcome" in reply:
                 yield replace(outcome_from_wire(reply["outcome"]), job_id=job.id)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from seal.errors import SealError
-from seal.inner.protocol import OpenInnerLoop
+from seal.inner.protocol import InnerLoop
 from seal.records import AdaptJob, AdaptOutcome, Verdict
 from seal.seeds import derive
 from seal.serve import messages as m
@@ -45,7 +45,7 @@ class Scheduler:
 
     def __init__(
         self,
-        engines: Sequence[OpenInnerLoop],
+        engines: Sequence[InnerLoop],
         requests: Requests,
         settings: ServerSettings,
         store: Store,

@@ -19,7 +19,7 @@ from typing import Any, cast
 import zmq
 import zmq.asyncio
 
-from seal.inner.protocol import OpenInnerLoop
+from seal.inner.protocol import InnerLoop
 from seal.serve import messages as m
 from seal.serve.jobs import job_from_wire
 from seal.serve.listener import authenticator, listen, user_of
@@ -49,12 +49,12 @@ class TTTServer:
 
     def __init__(
         self,
-        inner: OpenInnerLoop,
+        inner: InnerLoop,
         requests: Requests,
         settings: ServerSettings,
         store: Store | None = None,
         name: str = "",
-        helpers: Sequence[OpenInnerLoop] = (),
+        helpers: Sequence[InnerLoop] = (),
     ) -> None:
         settings.check()
         self.settings, self.name = settings, name

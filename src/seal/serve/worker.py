@@ -1,4 +1,4 @@
-"""The thread that owns the engine: jobs of all clients go through shared `OpenInnerLoop.run` passes."""
+"""The thread that owns the engine: jobs of all clients go through shared `InnerLoop.run` passes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from seal.errors import SealError
-from seal.inner.protocol import OpenInnerLoop
+from seal.inner.protocol import InnerLoop
 from seal.records import AdaptJob, AdaptOutcome, JobError
 
 log = logging.getLogger("seal.serve")
@@ -33,7 +33,7 @@ class Worker:
     def __init__(
         self,
         jobs: queue.SimpleQueue[AdaptJob | None],
-        inner: OpenInnerLoop,
+        inner: InnerLoop,
         wanted: Callable[[str], bool],
         started: Callable[[str], None],
         finished: Callable[[AdaptOutcome], None],

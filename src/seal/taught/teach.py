@@ -263,7 +263,7 @@ class Teaching:
         slots = (
             min(len(jobs), default_slots(self.engine.runtime.device)) + 1
         )  # a free one hears of every step
-        loop = LocalInnerLoop(self.loaded, None, slots=slots)
+        loop = LocalInnerLoop(self.loaded, slots=slots)
         for outcome in loop.run(_watched(jobs, self.progress)):
             if outcome.error is not None:
                 raise AdaptError(
