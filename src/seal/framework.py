@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from seal import setup
+from seal.data.load_report import LoadReport
 from seal.evaluation import HeldOut, Summary
 from seal.models.load import load_model
 from seal.records import EditResult, Plan, PolicyUpdate, Reward, SelfEdit, Trial
@@ -63,9 +64,7 @@ class SEALFramework:
 
     def run(self) -> Summary:
         """Evaluate, go through the rounds, evaluate again."""
-        log.info("tasks: %s", self.data)
-        for report in self.data.reports:
-            self.folder.record("loaded", report.split, report)
+        self._note_data()
         arms = self.held_out.before(self.estep)
         updates = [self._round(iteration) for iteration in range(self.config.max_outer_iterations)]
         self._adopt(updates)
@@ -75,6 +74,16 @@ class SEALFramework:
         summary = Summary(tuple(arms), tuple(updates), rates, self.domain.asked)
         self.folder.record("summary", "final", summary)
         return summary
+
+    def _note_data(self) -> None:
+        """Say what was loaded and what was left out, and whether it is what the run began with."""
+        log.info("tasks: %s", self.data)
+        for report in self.data.reports:
+            known = self.folder.recall(LoadReport, "loaded", report.split)
+            if known is None:
+                self.folder.record("loaded", report.split, report)
+            elif known != report:
+                log.warning("the data differ from those that the run began with: %s", known)
 
     def _round(self, iteration: int) -> PolicyUpdate:
         """One ReST-EM round (Algorithm 1, lines 2-9)."""

@@ -115,6 +115,8 @@ class DataConfig(Section):
     questions: Literal["own", "fill", "cloze"] = "own"
     """own: the data set's questions; fill: gaps in its sentences (cloze) for a passage that has none; cloze:
     gaps for every training passage, a reward that needs no labels, with held-out passages as for fill."""
+    malformed: Literal["error", "drop"] = "error"
+    """A record that cannot be read stops the run, or is left out and counted."""
     columns: dict[
         Literal["context", "title", "questions", "question", "answers", "is_impossible", "split", "id"],
         str | tuple[str, ...],

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from seal.data.choice import VAL_SHARE, split_tasks
 from seal.data.halves import Halves, halves
 from seal.data.hub import PREFIX, is_hub
 from seal.data.invented.tasks import own_options
 from seal.data.load_report import Tally
-from seal.data.loader import INVENTED, VAL_SHARE, DataLoader, split_tasks, tasks_from_loader
+from seal.data.loader import INVENTED, DataLoader, tasks_from_loader
 from seal.domains.base import BaseDomain
 from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
@@ -77,6 +78,7 @@ def _passages(config: SEALConfig, split: str, limit: int | None, tally: Tally) -
         unanswerable=data.unanswerable,
         questions="fill" if held_out and data.questions == "cloze" else data.questions,
         options=own_options(data.options) if source == INVENTED else None,
+        malformed=data.malformed,
         columns={str(field): names for field, names in data.columns.items()},
         subset=data.subset,
         splits={str(half): name for half, name in data.splits.items()},

@@ -1,8 +1,8 @@
 """What a bare word or number of a YAML file is: YAML 1.2, and a mark on what YAML 1.1 would read otherwise.
 
 `010` is 8 to YAML 1.1 and 10 to YAML 1.2, `00576224` is an id to whoever wrote it, `no` a boolean or a land.
-Such a scalar is kept as the text that stands in the file, a `Doubtful`. It is taken as text where a
-setting is one, reads it where only one reading fits, and refuses it elsewhere.
+Such a scalar is kept as the text that stands in the file, a `Doubtful`. It is taken as text where
+a setting is one, read where only one reading fits, and refused elsewhere.
 """
 
 from __future__ import annotations

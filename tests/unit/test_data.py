@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seal import DataLoader, DataPreprocessor
+from seal.data.choice import official_subset, split_tasks, task_id, unique_ids
 from seal.data.formats import group_rows
-from seal.data.loader import load_tasks, official_subset, split_tasks, task_id, tasks_from_loader, unique_ids
+from seal.data.loader import load_tasks, tasks_from_loader
 from seal.data.preprocess import clean_text
 from seal.errors import ConfigError, DataError
 from seal.models.load import load_model
@@ -247,7 +248,7 @@ def test_ids_come_from_the_content(tmp_path: Path) -> None:
     ids = [t.id for t in loader.load_tasks()]
     assert ids[1] == f"{ids[0]}-2"
     assert len(set(ids)) == 3
-    assert loader.report.notes == ("1 passages stand twice and are kept",)
+    assert loader.report.notes == ("1 repeated passage is kept",)
 
 
 @given(st.lists(st.sampled_from(["a", "a-2", "b", "a-2-2"])))

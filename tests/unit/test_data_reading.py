@@ -12,11 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seal.cli import main
 from seal.config import load_config
 from seal.data.formats import from_records
 from seal.data.loader import DataLoader, load_tasks
 from seal.errors import DataError
+from seal.recipes.train_sft import read_pairs
 from seal.records import Question, Task
+from seal.report.history import read_history
+from seal.report.page import html, markdown, run_view
 from seal.setup import load_data
 
 PASSAGE = {"title": "T", "context": "C one.", "questions": [{"question": "Q?", "answer": "A"}]}
@@ -110,6 +114,8 @@ FORMS = {
     "rows.jsonl": lines(ROWS) + "\n\n",
     "rows.ndjson": lines(ROWS),
     "indented.jsonl": json.dumps(ROWS, indent=1),
+    "articles.json": json.dumps(SQUAD["data"]),
+    "articles.jsonl": lines(SQUAD["data"]),
     "pandas.json": json.dumps({"schema": {}, "data": ROWS}),
     "mac.jsonl": lines(ROWS).replace("\n", "\r"),
     "dos.jsonl": lines(ROWS).replace("\n", "\r\n"),
@@ -263,6 +269,18 @@ def test_another_is_impossible_is_refused(value: Any, tmp_path: Path) -> None:
         ('[{"context": "C", "question": NaN, "answer": "A"}]', "record 1: has no question text, but nan"),
         ('[{"context": "C", "question": "Q?", "answer": "A", "split": NaN}]', "record 1: split is nan"),
         ('[{"context": "C", "question": "Q?", "answer": "A", "split": "tset"}]', "record 1: split is 'tset'"),
+        (
+            '[{"context": "C", "text": "D", "question": "Q?", "answer": "A"}]',
+            "'context' and 'text' hold different",
+        ),
+        ('[{"context": "C", "qas": [], "questions": []}]', "both 'questions' and 'qas'"),
+        ('[{"context": "\u200b ", "question": "Q?", "answer": "A"}]', "'context' is empty"),
+        ('[{"context": "C", "question": "Q?", "answer": "\ufeff"}]', "'Q?' has no answer"),
+        (
+            '[{"context": "C", "questions": [{"question": "Q?", "answer": "A", "split": "val"}]}]',
+            "split of its own",
+        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:a", "is a Git LFS pointer"),
         (b"[1]\0", "line 1: a null character"),
         (b"\xff\xfe[", "is not UTF-16"),
         (b'["\xe9"]', "byte 2 is not UTF-8"),
@@ -370,6 +388,32 @@ def test_a_folder_of_data_files_with_its_halves(tmp_path: Path) -> None:
     assert [t.context for t in load_tasks(tmp_path, split="train")] == ["One."]
 
 
+def test_one_line_says_what_was_left_out_wherever_one_looks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the dry run, the log, the journal and both reports."""
+    records = json.loads(labelled("train", "train", "val", None))
+    records[0]["questions"].append(
+        {"question": "Why?", "is_impossible": 1, "answers": [{"text": "plausible"}]}
+    )
+    path = put(tmp_path / "part.json", json.dumps(records))
+    line = (
+        f"2 to train on, 1 held out, 3 questions; left out: 1 task without a split label ({path}, record 4); "
+        f"1 unanswerable question ({path}, record 1), to train on"
+    )
+    command = ["train", "--preset", "test", "--max-iterations", "0", "--set", f"data_config.path={path}"]
+    command += ["--set", "evaluation.arms=[base]", "--set", "evaluation.max_new_tokens=2"]
+    assert main([*command, "--dry-run"]) == 0
+    assert f"tasks        {line}\n" in capsys.readouterr().out
+    run = tmp_path / "run"
+    assert main([*command, "--output-dir", str(run)]) == 0
+    logged = [json.loads(each) for each in (run / "logs" / "seal.jsonl").read_text().splitlines()]
+    assert f"tasks: {line}" in [each["message"] for each in logged]
+    assert "\n".join(str(each) for each in read_history(run).loaded).count("split label") == 2
+    assert markdown([run_view(run)]).replace("\\", "").count(line) == 1
+    assert html([run_view(run)]).count(f"<dd>{line}</dd>") == 1
+
+
 # --- columns and the hub's layout -----------------------------------------------------------------------
 
 TRIVIA = [
@@ -394,6 +438,24 @@ def test_columns_of_other_names(source: str, tmp_path: Path) -> None:
     assert tasks[0].target == (Question("Q0?", "x", "N", ("y",)), Question("Q1?", "x", "N", ("y",)))
     with pytest.raises(DataError, match=r"has no column 'doc\.text'.*name one of: body, name"):
         load_tasks(path, columns={**COLUMNS, "context": "doc.text"})
+
+
+def test_malformed_records_may_be_left_out(tmp_path: Path) -> None:
+    rows: list[Any] = [
+        *ROWS,
+        {**ROWS[0], "context": ""},
+        {"context": "C", "question": "Q?", "answer": None},
+        7,
+    ]
+    path = put(tmp_path / "set" / "train.jsonl", lines([*rows, {"context": "No questions."}]))
+    assert "line 4: 'context' is empty" in refusal(path)
+    for source in (path, path.parent):
+        loader = DataLoader(source, malformed="drop")
+        assert seen(loader.load_tasks()) == TASKS
+        assert str(loader.report) == (
+            "2 tasks, 3 questions; left out: 4 malformed records "
+            f"(first: {path}, line 4: 'context' is empty or no text)"
+        )
 
 
 def test_columns_inside_lists_of_questions(tmp_path: Path) -> None:
@@ -486,3 +548,13 @@ def test_any_value_in_any_field_is_read_or_refused(
         assert all(isinstance(text, str) and "\0" not in text for text in texts)
         assert set(texts) <= written(record)
         "".join(texts).encode()
+
+
+def test_pairs_to_train_on_are_read_line_by_line(tmp_path: Path) -> None:
+    """A line ends where JSON lines end, not at every character that a text may break at."""
+    path = tmp_path / "sft.jsonl"
+    path.write_text(json.dumps({"prompt": "a\u2028b", "completion": "c\x85d"}, ensure_ascii=False) + "\n")
+    assert read_pairs(path) == [("a\u2028b", "c\x85d")]
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": NaN, "completion": "b"}\n')
+    with pytest.raises(DataError, match="line 2: no"):
+        read_pairs(path)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from seal.arc.local import Found
 from seal.arc.synthetic import synthetic_tasks
 from seal.arc.tasks import find, find_task, load_arc, with_solutions
+from seal.data.choice import VAL_SHARE, split_tasks
 from seal.data.load_report import Tally
 from seal.errors import ConfigError, DataError
 from seal.records import Task
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 Split = Literal["train", "val"]
 DATA_OPTIONS = ("ids", "val_ids", "synthetic")
 HALVES = {"train": "training", "val": "evaluation"}
-VAL_SHARE = 0.2
 
 
 def load_split(data: DataConfig, split: str, tally: Tally | None = None) -> list[Task]:
@@ -90,8 +90,6 @@ def _chosen(tasks: Sequence[Task], ids: Sequence[str] | None) -> list[Task]:
 
 
 def _from_path(data: DataConfig, split: str, tally: Tally) -> list[Task]:
-    from seal.data.loader import split_tasks
-
     source = (split == "val" and data.val_path) or data.path or data.dataset_name
     found = find(source, tally)
     halves = {each.half for each in found}

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seal.data.files import check_text
+from seal.data.files import check_text, is_blank
 from seal.errors import DataError
 
 Columns = Mapping[str, str | Sequence[str]]
@@ -101,12 +101,18 @@ def renamed(
 def context_of(record: Mapping[str, Any], where: str) -> str:
     """The passage's text. Raises `DataError`."""
     there = [name for name in NAMES["context"] if name in record]
+    texts = [record[name] for name in there if isinstance(record[name], str)]
+    if any(text != texts[0] for text in texts):
+        raise DataError(
+            f"{where}: {' and '.join(map(repr, there))} hold different texts",
+            "keep one of them, or name it: data_config.columns: {context: ...}",
+        )
     if not there:
         fix = 'give it "context": "..." (or "passage", "text"), or name its column in data_config.columns'
         raise DataError(f"{where}: no passage in it", fix)
     name = next((name for name in there if record[name] is not None), there[0])
     value = record[name]
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or is_blank(value):
         given = "" if isinstance(value, str) else f": {value!r:.40}"
         raise DataError(f"{where}: {name!r} is empty or no text{given}", "give the passage's text")
     return check_text(value, f"{where}, {name}")
@@ -150,7 +156,7 @@ def label_of(path: Path) -> str:
 def question_of(record: Mapping[str, Any], where: str) -> RawQuestion:
     """A question with all its gold answers. Raises `DataError`."""
     question = record.get("question")
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str) or is_blank(question):
         other = "" if question is None or isinstance(question, str) else f", but {question!r:.40}"
         raise DataError(f"{where}: has no question text{other}", 'give it "question": "..."')
     check_text(question, f"{where}, question")
@@ -189,7 +195,7 @@ def is_impossible(record: Mapping[str, Any], where: str) -> bool:
 def _says_unanswerable(record: Mapping[str, Any], given: list[Any]) -> bool:
     """How SQuAD v2 says it on the hub: a row with an id and an empty list of answers."""
     empty = [[], {"text": []}]
-    texts = [{"text": v["text"]} if isinstance(v, Mapping) and "text" in v else v for v in given]
+    texts = [{"text": v["text"]} if isinstance(v, dict) and "text" in v else v for v in given]
     return (
         len(texts) == 1
         and texts[0] in empty
@@ -201,16 +207,16 @@ def _says_unanswerable(record: Mapping[str, Any], given: list[Any]) -> bool:
 
 def _texts(value: Any, place: str) -> list[str]:
     """Every answer that `value` holds."""
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        if is_blank(value):
+            raise DataError(f"{place} has no answer, but {value!r:.20}", 'give it "answer": "..."')
+        return [value]
+    if isinstance(value, dict):
         if "text" not in value:
             raise DataError(f"{place} has the answer {value!r:.60}", 'give it "answer": "..."')
         return _texts(value["text"], place)
     if isinstance(value, list):
         return [text for each in value for text in _texts(_flat(each, place), place)]
-    if isinstance(value, str):
-        if not value.strip():
-            raise DataError(f"{place} has no answer, but {value!r:.20}", 'give it "answer": "..."')
-        return [value]
     if isinstance(value, int) and not isinstance(value, bool):
         return [str(value)]
     if isinstance(value, float) and math.isfinite(value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,8 @@ def read_text(path: Path) -> str:
         named = encoding.removesuffix("-sig").upper()
         raise DataError(f"{path}: byte {error.start} is not {named}", "save the file as UTF-8") from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.startswith("version https://git-lfs"):
+        raise DataError(f"{path}: is a Git LFS pointer, not the file", "run: git lfs pull")
     at = text.find("\0")
     if at >= 0:
         line = text.count("\n", 0, at) + 1
@@ -126,6 +129,11 @@ def is_lines(text: str, path: Path) -> bool:
     except (ValueError, RecursionError):
         return ending(path) != ".json" and not text.lstrip().startswith("[")
     return True
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing in `text` can be seen: blanks, control and zero-width characters only."""
+    return all(unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cf") for c in text)
 
 
 def check_text(text: str, where: str) -> str:

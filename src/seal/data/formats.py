@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,6 @@ UNANSWERABLE = "unanswerable"
 """The gold answer of a SQuAD v2 question that its passage does not answer, when such are kept."""
 _OF_RECORDS = tuple(field for field in NAMES if field not in OF_QUESTIONS)
 
-Located = tuple[str, Mapping[str, Any]]
-"""A record and where it stands."""
-
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -73,65 +70,91 @@ class Passage:
     """`train`, `val`, `test`, or empty where nothing says."""
 
 
-def read_passages(path: Path, columns: Columns | None = None, tally: Tally | None = None) -> list[Passage]:
-    """All passages of a file or folder, in order.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How records are read."""
 
-    Args:
-        columns: where records keep their fields, if not under our names.
-        tally: is told of files in a folder that were left out.
+    columns: Columns = field(default_factory=dict)
+    """Where they keep their fields, if not under our names."""
+    drop_malformed: bool = False
+    """Leave malformed records out instead of refusing the source."""
+    tally: Tally = field(default_factory=Tally)
+    """Is told of what was left out."""
+
+
+def read_passages(path: Path, how: Reading | None = None) -> list[Passage]:
+    """All passages of a file or folder, in order.
 
     Raises:
         DataError: the file is missing, in no known encoding, not valid, or holds no passage; file and line
             (or record) are named.
     """
-    if path.is_dir():
-        passages = _read_folder(path, columns or {}, tally or Tally())
-    else:
-        passages = _read_file(path, columns or {})
+    how = how or Reading()
+    passages = _read_folder(path, how) if path.is_dir() else _read_file(path, how)
     if not passages:
         raise DataError(f"{path}: the data set is empty", "add at least one passage")
     return passages
 
 
-def from_records(records: Iterable[tuple[str, Any]], columns: Columns | None = None) -> list[Passage]:
-    """Passages of records that are passages or questions each; questions of one passage join up."""
-    columns = columns or {}
-    found: list[Passage | Located] = []
+def from_records(records: Iterable[tuple[str, Any]], how: Reading | None = None) -> list[Passage]:
+    """Passages of records that are passages, SQuAD's articles, or questions; those of a passage join up."""
+    how = how or Reading()
+    found: list[tuple[Passage, str | None]] = []
     for where, value in records:
-        record = renamed(as_object(value, where), columns, _OF_RECORDS, where)
-        lists = [name for name in NAMES["questions"] if record.get(name) is not None]
-        if not lists:
-            record = renamed(record, columns, OF_QUESTIONS, where)
-        if record.get("question") is None:
-            found.append(_passage(record, where, title_of(record, where), split_of(record, where), columns))
-        elif lists:
-            raise DataError(f"{where}: has both 'question' and {lists[0]!r}", "keep one of them")
-        else:
-            found.append((where, record))
-    order = {each.where if isinstance(each, Passage) else each[0]: i for i, each in enumerate(found)}
-    whole = [each for each in found if isinstance(each, Passage)]
-    return sorted(
-        [*whole, *group_rows(each for each in found if isinstance(each, tuple))], key=lambda p: order[p.where]
-    )
+        try:
+            found += _record(value, where, how.columns)
+        except DataError as error:
+            if not how.drop_malformed:
+                raise
+            how.tally.leave_out("malformed", [error.message])
+    return _joined_up(found)
 
 
-def group_rows(rows: Iterable[Located]) -> list[Passage]:
+def group_rows(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Passage]:
     """Passages of rows that hold one question each (the hub's SQuAD); rows of one passage join up.
 
     Rows that repeat a question (with the same id, or without one) give it further answers.
     """
-    groups: dict[tuple[str, str, str], dict[tuple[Any, str], tuple[str, RawQuestion]]] = {}
-    for where, row in rows:
-        key = (title_of(row, where), context_of(row, where), split_of(row, where))
-        group = groups.setdefault(key, {})
-        asked = question_of(row, where)
-        same = (str(row.get("id")), asked.question.strip())
-        group[same] = (
-            (group[same][0], _joined(group[same][1], asked, where)) if same in group else (where, asked)
-        )
+    return _joined_up([_row(row, where) for where, row in rows])
+
+
+def _record(value: Any, where: str, columns: Columns) -> list[tuple[Passage, str | None]]:
+    """The passages of a record; for a row, with the id of its question."""
+    if isinstance(value, dict) and "paragraphs" in value:
+        return [(passage, None) for passage in _article(value, where, columns)]
+    record = renamed(as_object(value, where), columns, _OF_RECORDS, where)
+    lists = [name for name in NAMES["questions"] if record.get(name) is not None]
+    if not lists:
+        record = renamed(record, columns, OF_QUESTIONS, where)
+    if record.get("question") is None:
+        return [(_passage(record, where, title_of(record, where), split_of(record, where), columns), None)]
+    if lists:
+        raise DataError(f"{where}: has both 'question' and {lists[0]!r}", "keep one of them")
+    return [_row(record, where)]
+
+
+def _row(row: Mapping[str, Any], where: str) -> tuple[Passage, str]:
+    asked = (question_of(row, where),)
+    passage = Passage(title_of(row, where), context_of(row, where), asked, where, split_of(row, where))
+    return passage, str(row.get("id"))
+
+
+def _joined_up(found: Iterable[tuple[Passage, str | None]]) -> list[Passage]:
+    """The passages in order, the rows of one passage as one."""
+    passages: dict[tuple[str, ...], Passage] = {}
+    asked: dict[tuple[str, ...], dict[tuple[str, str], RawQuestion]] = {}
+    for passage, name in found:
+        if name is None:
+            passages["whole", passage.where] = passage
+            continue
+        key = ("rows", passage.title, passage.context, passage.split)
+        passages.setdefault(key, passage)
+        questions = asked.setdefault(key, {})
+        (question,) = passage.questions
+        same = (name, question.question.strip())
+        questions[same] = _joined(questions[same], question, passage.where) if same in questions else question
     return [
-        Passage(title, context, tuple(q for _, q in group.values()), next(iter(group.values()))[0], split)
-        for (title, context, split), group in groups.items()
+        replace(p, questions=tuple(asked[key].values())) if key in asked else p for key, p in passages.items()
     ]
 
 
@@ -146,14 +169,14 @@ def _joined(first: RawQuestion, second: RawQuestion, where: str) -> RawQuestion:
     return RawQuestion(first.question, answer, tuple(also))
 
 
-def _read_file(path: Path, columns: Columns) -> list[Passage]:
+def _read_file(path: Path, how: Reading) -> list[Passage]:
     kind = ending(path)
     if kind in DOCUMENTS:
         return [_read_document(path)]
     if kind in JSON:
-        return _read_json(path, columns)
+        return _read_json(path, how)
     if kind in tables.ENDINGS:
-        return from_records(tables.read_rows(path), columns)
+        return from_records(tables.read_rows(path), how)
     if not path.exists():
         read_text(path)
     shown = kind or "(no ending)"
@@ -162,7 +185,7 @@ def _read_file(path: Path, columns: Columns) -> list[Passage]:
     )
 
 
-def _read_folder(folder: Path, columns: Columns, tally: Tally) -> list[Passage]:
+def _read_folder(folder: Path, how: Reading) -> list[Passage]:
     """Data files if there are any (a data set's README is no passage), else documents."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     known = [p for p in files if not is_hidden(p.relative_to(folder)) and p.name not in ABOUT_DATA]
@@ -170,16 +193,14 @@ def _read_folder(folder: Path, columns: Columns, tally: Tally) -> list[Passage]:
     chosen = data or [p for p in known if ending(p) in DOCUMENTS]
     if not chosen:
         raise DataError(f"{folder}: no .txt or .md file in it", "add documents or data files, or name a file")
-    tally.leave_out("file", (str(p) for p in files if p not in set(chosen)))
+    how.tally.leave_out("file", (str(p) for p in files if p not in set(chosen)))
     labels = {p: label_of(p.relative_to(folder)) for p in data}
     if "train" not in labels.values() or not {"val", "test"}.intersection(labels.values()):
         labels = {}
     passages = []
     for path in chosen:
         label = labels.get(path, "")
-        passages += [
-            p if p.split or not label else replace(p, split=label) for p in _read_file(path, columns)
-        ]
+        passages += [p if p.split or not label else replace(p, split=label) for p in _read_file(path, how)]
     return passages
 
 
@@ -194,39 +215,44 @@ def _read_document(path: Path) -> Passage:
     return Passage(re.sub(r"[_-]", " ", path.name.partition(".")[0]).strip(), text, (), str(path))
 
 
-def _read_json(path: Path, columns: Columns) -> list[Passage]:
+def _read_json(path: Path, how: Reading) -> list[Passage]:
     text = read_text(path)
     if is_lines(text, path):
-        return from_records(parse_lines(text, path), columns)
+        return from_records(parse_lines(text, path), how)
     data = parse_json(text, path)
+    name = "record"
     if isinstance(data, dict) and "data" in data:
-        entries = as_list(data["data"], f"{path}, data")
-        if not any(isinstance(e, dict) and any(n in e for n in NAMES["context"]) for e in entries):
-            return list(_squad(entries, path, columns))
-        data = entries
+        data = as_list(data["data"], f"{path}, data")
+        if not any(isinstance(each, dict) and any(n in each for n in NAMES["context"]) for each in data):
+            name = "article"
+            data = [{"paragraphs": None, **each} if isinstance(each, dict) else each for each in data]
     if isinstance(data, dict):
         data = [data]
     if not isinstance(data, list):
         raise DataError(f"{path}: holds {type(data).__name__}", "use a list of passages, or SQuAD's JSON")
-    return from_records(((f"{path}, record {i}", record) for i, record in enumerate(data, 1)), columns)
+    return from_records(((f"{path}, {name} {i}", record) for i, record in enumerate(data, 1)), how)
 
 
-def _squad(articles: list[Any], path: Path, columns: Columns) -> Iterator[Passage]:
-    for a, value in enumerate(articles, 1):
-        where = f"{path}, article {a}"
-        article = as_object(value, where)
-        title, split = title_of(article, where), split_of(article, where)
-        for p, paragraph in enumerate(as_list(article.get("paragraphs"), f"{where}, paragraphs"), 1):
-            here = f"{path}, article {a} ({title}), paragraph {p}"
-            record = renamed(as_object(paragraph, here), columns, _OF_RECORDS, here)
-            yield _passage(record, here, title, split_of(record, here) or split, columns)
+def _article(value: Any, where: str, columns: Columns) -> Iterator[Passage]:
+    """The passages of one of SQuAD's articles."""
+    article = as_object(value, where)
+    title, split = title_of(article, where), split_of(article, where)
+    for p, paragraph in enumerate(as_list(article.get("paragraphs"), f"{where}, paragraphs"), 1):
+        here = f"{where} ({title}), paragraph {p}"
+        record = renamed(as_object(paragraph, here), columns, _OF_RECORDS, here)
+        yield _passage(record, here, title, split_of(record, here) or split, columns)
 
 
 def _passage(record: Mapping[str, Any], where: str, title: str, split: str, columns: Columns) -> Passage:
     context = context_of(record, where)
-    entries: Any = next((record[name] for name in NAMES["questions"] if record.get(name) is not None), [])
+    lists = [name for name in NAMES["questions"] if record.get(name) is not None]
+    if len(lists) > 1:
+        raise DataError(f"{where}: has both {' and '.join(map(repr, lists))}", "keep one of them")
     questions = []
-    for i, entry in enumerate(as_list(entries, f"{where}, questions"), 1):
+    for i, entry in enumerate(as_list(record[lists[0]] if lists else [], f"{where}, questions"), 1):
         place = f"{where}, question {i}"
-        questions.append(question_of(renamed(as_object(entry, place), columns, OF_QUESTIONS, place), place))
+        asked = renamed(as_object(entry, place), columns, OF_QUESTIONS, place)
+        if split_of(asked, place) not in ("", split):
+            raise DataError(f"{place}: has a split of its own", "give a split to whole passages")
+        questions.append(question_of(asked, place))
     return Passage(title, context, tuple(questions), where, split)

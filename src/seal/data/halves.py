@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from seal.data.choice import same_passage, unique_ids
 from seal.data.load_report import LoadReport, Tally, one_line
-from seal.data.loader import report_of, same_passage, unique_ids
+from seal.data.loader import report_of
 from seal.errors import DataError
 from seal.records import Task
 

@@ -10,6 +10,7 @@ KINDS = {
     "passage": ("passage with unanswerable questions only", "passages with unanswerable questions only"),
     "unlabelled": ("task without a split label", "tasks without a split label"),
     "other_split": ("task of another split", "tasks of other splits"),
+    "malformed": ("malformed record", "malformed records"),
     "leak": ("task to train on that is held out too", "tasks to train on that are held out too"),
     "repeated": ("repeated task", "repeated tasks"),
     "file": ("file that holds no data", "files that hold no data"),

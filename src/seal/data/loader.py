@@ -5,22 +5,20 @@ Nothing is dropped or changed silently: what a `LoadReport` says is all that hap
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
-import re
+import logging
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from seal.cloze import cloze_questions
+from seal.data.choice import VAL_SHARE, same_passage, split_tasks, task_id, unique_ids
 from seal.data.fields import Columns, question_of
 from seal.data.files import check_text
-from seal.data.formats import UNANSWERABLE, Passage, from_records, read_passages
+from seal.data.formats import UNANSWERABLE, Passage, Reading, from_records, read_passages
 from seal.data.hub import HubSource, hub_rows, is_hub
 from seal.data.load_report import LoadReport, Tally
 from seal.errors import ConfigError, DataError
@@ -30,12 +28,10 @@ from seal.seeds import derive
 
 INVENTED = "invented"
 SPLITS = {"train": "train", "val": "val", "validation": "val", "all": "all"}
-VAL_SHARE = 0.2
-"""Share of a file that is its validation half, where the file itself says nothing of splits."""
 _ROWS_A_TASK = 8
 """Rows of a stream read at first for each task wanted; twice as many when they were too few."""
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class DataLoader:
@@ -54,6 +50,7 @@ class DataLoader:
             `cloze`: cloze questions for every passage.
         seed: of the division into train and val.
         options: of `seal.data.invented.tasks`, for `invented` only.
+        malformed: a record that cannot be read is an `error`, or left out (`drop`) and counted.
         columns: where records keep their fields, if not under our names (`seal.data.fields`).
         subset: configuration of a data set of the hub.
         splits: `train` and `val` -> the names of its splits.
@@ -70,6 +67,7 @@ class DataLoader:
         questions: Literal["own", "fill", "cloze"] = "own",
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
+        malformed: Literal["error", "drop"] = "error",
         columns: Columns | None = None,
         subset: str | None = None,
         splits: Mapping[str, str] | None = None,
@@ -78,6 +76,8 @@ class DataLoader:
             raise ConfigError(f"unknown split {split!r}", "choose train, val or all")
         if unanswerable not in ("drop", "keep"):
             raise ConfigError(f"unanswerable is {unanswerable!r}", "choose drop or keep")
+        if malformed not in ("error", "drop"):
+            raise ConfigError(f"malformed is {malformed!r}", "choose error or drop")
         if max_samples is not None and max_samples < 1:
             raise ConfigError(f"max_samples is {max_samples}", "give at least 1, or nothing for all")
         self.source, self.split, self.max_samples = str(source), SPLITS[split], max_samples
@@ -85,7 +85,8 @@ class DataLoader:
         if questions not in ("own", "fill", "cloze"):
             raise ConfigError(f"questions is {questions!r}", "choose own, fill or cloze")
         self.questions, self.options = questions, dict(options or {})
-        self.columns, self.subset, self.splits = columns or {}, subset, splits
+        self.malformed, self.columns = malformed, columns or {}
+        self.subset, self.splits = subset, splits
         self.report = LoadReport()
 
     def load_data(self) -> list[tuple[Any, Task]]:
@@ -137,7 +138,10 @@ class DataLoader:
                 f"no data set is called {self.source!r}",
                 f"choose builtin, {INVENTED}, squad, squad_v2 or hf:OWNER/NAME, or give a file or folder",
             )
-        return read_passages(path, self.columns, tally)
+        return read_passages(path, self._reading(tally))
+
+    def _reading(self, tally: Tally) -> Reading:
+        return Reading(self.columns, self.malformed == "drop", tally)
 
     def _hub_tasks(self, tally: Tally) -> list[Task]:
         """Tasks of a data set of the hub. With `max_samples` no more of it is read than they need."""
@@ -147,14 +151,14 @@ class DataLoader:
             tally.notes.append(f"{source.name}: not read: {', '.join(read.unread)}")
         divide = self._by_hash if read.divide else lambda tasks: tasks
         if self.max_samples is None:
-            return self._chosen(from_records(read.rows, self.columns), divide, tally)
+            return self._chosen(from_records(read.rows, self._reading(tally)), divide, tally)
         rows = iter(read.rows)
         taken = list(islice(rows, _ROWS_A_TASK * self.max_samples))
         while True:
             more = list(islice(rows, max(len(taken), 1)))
-            passages = from_records(taken, self.columns)
-            # the last passage may go on in the rows that follow
             tried = Tally()
+            passages = from_records(taken, self._reading(tried))
+            # the last passage may go on in the rows that follow
             tasks = self._chosen(passages[:-1] if more else passages, divide, tried)
             if len(tasks) >= self.max_samples or not more:
                 tally.take(report_of(self.split, tasks, tried))
@@ -170,6 +174,9 @@ class DataLoader:
         labelled = any(p.split for p in passages)
         if labelled and self.split != "all":
             passages = _half(passages, self.split, tally)
+        if self.malformed == "drop" and self.require_questions and self.questions == "own":
+            tally.leave_out("malformed", (f"{p.where}: no questions" for p in passages if not p.questions))
+            passages = [p for p in passages if p.questions]
         unanswerable = [p.where for p in passages for q in p.questions if q.answer is None]
         if self.unanswerable == "drop":
             tally.leave_out("unanswerable", unanswerable)
@@ -178,7 +185,7 @@ class DataLoader:
         tally.leave_out("passage", (p.where for p, has in zip(passages, answered, strict=True) if not has))
         twice = len(kept) - len({(p.title, p.context) for p in kept})
         if twice:
-            tally.notes.append(f"{twice} passages stand twice and are kept")
+            tally.notes.append(f"{twice} repeated passage{'s are' if twice > 1 else ' is'} kept")
         tasks = self._tasks(kept)
         return tasks if labelled else divide(tasks)
 
@@ -229,16 +236,6 @@ def report_of(split: str, tasks: Sequence[Task], tally: Tally) -> LoadReport:
     return LoadReport(split, len(tasks), questions, tally.left_out, tuple(tally.notes))
 
 
-def same_passage(task: Task) -> str:
-    """Equal for tasks that teach the same: texts that differ in blanks and Unicode form only, equal grids."""
-    if isinstance(task.context, str):
-        return " ".join(unicodedata.normalize("NFC", task.context).split())
-    try:
-        return json.dumps(task.context, sort_keys=True)
-    except (TypeError, ValueError):
-        return f"task {task.id}"
-
-
 def _half(passages: Sequence[Passage], split: str, tally: Tally) -> list[Passage]:
     """The passages labelled `split`; `test` is the held-out half where nothing is labelled `val`.
 
@@ -257,8 +254,11 @@ def _half(passages: Sequence[Passage], split: str, tally: Tally) -> list[Passage
 
 
 def load_tasks(source: str | Path, **options: Any) -> list[Task]:
-    """Tasks of `source`; the options are those of `DataLoader`."""
-    return DataLoader(source, **options).load_tasks()
+    """Tasks of `source`; the options are those of `DataLoader`. What was left out is logged."""
+    loader = DataLoader(source, **options)
+    tasks = loader.load_tasks()
+    log.info("%s: %s", source, loader.report)
+    return tasks
 
 
 def tasks_from_loader(loader: Any) -> list[Task]:
@@ -282,74 +282,6 @@ def tasks_from_loader(loader: Any) -> list[Task]:
         raise DataError(f"{name}.load_data returned nothing", "return at least one (context, task) pair")
     ids = unique_ids([t.id if isinstance(t, Task) else task_id("", c, i) for i, (c, t) in enumerate(pairs)])
     return [_wrapped(name, context, task) for name, (context, task) in zip(ids, pairs, strict=True)]
-
-
-def official_subset(records: Sequence[T], start: int, n: int, seed: int = 42) -> list[T]:
-    """The official choice of passages: shuffle all with `seed`, then take `[start, start + n)`.
-
-    Raises:
-        DataError: the range is not within the records.
-    """
-    if start < 0 or n < 1 or start + n > len(records):
-        raise DataError(
-            f"passages {start} to {start + n} of {len(records)}", "choose start and n within the data set"
-        )
-    shuffled = list(records)
-    random.Random(seed).shuffle(shuffled)
-    return shuffled[start : start + n]
-
-
-def split_tasks(tasks: Sequence[Task], val_share: float, seed: int = 0) -> tuple[list[Task], list[Task]]:
-    """Train and val parts, each in the given order; which task goes where depends on its id and the seed.
-
-    Tasks with the same passage stay together. Both parts get at least one where there are two passages.
-
-    Raises:
-        ConfigError: `val_share` is not within (0, 1).
-    """
-    if not 0 < val_share < 1:
-        raise ConfigError(f"validation share is {val_share}", "give a number between 0 and 1")
-    groups: dict[str, list[int]] = {}
-    for i, task in enumerate(tasks):
-        groups.setdefault(same_passage(task), []).append(i)
-    ranked = sorted(groups.values(), key=lambda group: (derive(seed, "split", tasks[group[0]].id), group[0]))
-    count = max(1, round(len(tasks) * val_share))
-    val: set[int] = set()
-    for group in ranked[:-1]:  # one stays to train on
-        if len(val) < count:
-            val.update(group)
-    return (
-        [t for i, t in enumerate(tasks) if i not in val],
-        [t for i, t in enumerate(tasks) if i in val],
-    )
-
-
-def task_id(title: str, context: Any, number: int = 0) -> str:
-    """A stable id from the content: slug of the title, and a short hash of title and context.
-
-    A context that JSON cannot hold is named by its `number` instead.
-    """
-    text = unicodedata.normalize("NFKD", title.casefold()).encode("ascii", "ignore").decode()
-    slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:40].strip("-") or "task"
-    try:
-        content = context if isinstance(context, str) else json.dumps(context, sort_keys=True)
-    except (TypeError, ValueError):
-        return f"{slug}-{number:04d}"
-    digest = hashlib.sha256(f"{title}\n{content}".encode("utf-8", "replace")).hexdigest()
-    return f"{slug}-{digest[:8]}"
-
-
-def unique_ids(ids: Sequence[str]) -> list[str]:
-    """The same ids, with `-2`, `-3`, ... behind those that occurred before."""
-    taken, out = set(ids), []
-    seen: set[str] = set()
-    for name in ids:
-        unique, number = name, 2
-        while unique in seen or (unique != name and unique in taken):
-            unique, number = f"{name}-{number}", number + 1
-        seen.add(unique)
-        out.append(unique)
-    return out
 
 
 def _invented(split: str, count: int | None, options: Mapping[str, Any]) -> list[Task]:

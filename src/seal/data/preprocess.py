@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
-from seal.data.loader import split_tasks, unique_ids
+from seal.data.choice import split_tasks, unique_ids
 from seal.errors import ConfigError, DataError
 from seal.records import Question, Task
 
@@ -118,7 +118,7 @@ class DataPreprocessor:
     def split(
         self, tasks: Sequence[Task], val_share: float = 0.2, seed: int = 0
     ) -> tuple[list[Task], list[Task]]:
-        """Train and val parts, by `seal.data.loader.split_tasks`."""
+        """Train and val parts, by `seal.data.choice.split_tasks`."""
         return split_tasks(tasks, val_share, seed)
 
     def statistics(self, tasks: Sequence[Task]) -> DataStatistics:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from seal.data.loader import load_tasks, official_subset
+from seal.data.choice import official_subset
+from seal.data.loader import load_tasks
 from seal.errors import DataError, GenerationError
 from seal.inner.protocol import Generator
 from seal.recipes.articles import Article, open_journal, read_articles, write_json

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seal.data.formats import read_text
+from seal.data.files import check_text, parse_lines, read_text
 from seal.errors import ConfigError, DataError, ModelError
 from seal.restem import (
     Pair,
@@ -156,21 +156,14 @@ def read_pairs(path: str | Path) -> list[Pair]:
         DataError: naming file and line.
     """
     pairs = []
-    for number, line in enumerate(read_text(Path(path)).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: {error.msg}", "every line must be one JSON object") from error
+    for where, record in parse_lines(read_text(Path(path)), Path(path)):
         pair = record if isinstance(record, dict) else {}
         prompt, completion = pair.get("prompt"), pair.get("completion")
         if not isinstance(prompt, str) or not isinstance(completion, str):
             raise DataError(
                 f'{where}: no "prompt" and "completion" strings', "use what `seal build-sft` wrote"
             )
-        pairs.append((prompt, completion))
+        pairs.append((check_text(prompt, where), check_text(completion, where)))
     if not pairs:
         raise DataError(f"{path}: there is nothing to train on", "use what `seal build-sft` wrote")
     return pairs

@@ -297,9 +297,9 @@ def _environment(escape: bool = True) -> Any:
     return environment
 
 
-def _cell(text: str) -> str:
-    """Text for a Markdown table cell."""
-    return "".join(f"\\{c}" if c in "|\\`*_<>[]#" else c for c in one_line(text))
+def _cell(text: str, most: int = 120) -> str:
+    """Text for a Markdown table cell, at most `most` characters."""
+    return "".join(f"\\{c}" if c in "|\\`*_<>[]#" else c for c in one_line(text, most))
 
 
 @cache

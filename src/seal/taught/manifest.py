@@ -188,7 +188,7 @@ def write_lines(path: Path, records: Iterable[Any]) -> None:
 def read_lines(cls: type[T], path: Path) -> list[T]:
     """The records that `write_lines` wrote. Raises `ModelError`."""
     try:
-        return [decode(cls, json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+        return [decode(cls, json.loads(line)) for line in path.read_text("utf-8").split("\n") if line]
     except Exception as error:
         raise ModelError(f"{path} cannot be read: {error}", "restore it from a copy") from error
 

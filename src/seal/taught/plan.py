@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seal.cloze import gaps
+from seal.data.choice import task_id, unique_ids
 from seal.data.documents.library import Library
-from seal.data.loader import task_id, unique_ids
 from seal.records import TrainingSequence
 from seal.seeds import derive
 from seal.taught.form import Form
