@@ -1,4 +1,4 @@
-"""Preparing every training task takes less than a minute."""
+"""Preparing every training task costs little more than putting its numbers into tuples."""
 
 from __future__ import annotations
 
@@ -19,21 +19,26 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def test_all_400_training_tasks_are_prepared_in_under_a_minute(smollm: LoadedModel) -> None:
+def test_all_400_training_tasks_are_prepared_at_the_speed_of_lists(smollm: LoadedModel) -> None:
     """Augmented with every flag on, serialised and tokenised with the built-in model's tokenizer."""
     domain = FewShotLearning()
     drawn = parse_recipe(RecipeSpace().draw(0))
     everything = replace(
         drawn, basic=True, size=True, chain=True, repeat=True, colour=True, epochs=1
     ).to_json()
-    start = time.perf_counter()
+    start = time.process_time()
     tasks = load_arc("arc-agi-1/training")
     rows = tokens = 0
     for task in tasks:
         made = domain.training_sequences(task, everything, smollm.tokenizer)
         rows += len(made)
         tokens += sum(len(row.ids) for row in made)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert (len(tasks), rows > 80_000, tokens > 80_000_000) == (400, True, True)
-    assert seconds < 60, f"{rows} rows, {tokens} tokens in {seconds:.1f} s"
+    start = time.process_time()
+    for _ in range(rows // 10):
+        tuple(token for token in range(tokens // rows))
+    plain = 10 * (time.process_time() - start)
+    print(f"{rows} rows, {tokens} tokens in {seconds:.1f} s; counted into tuples in {plain:.1f} s")
+    assert seconds < 15 * plain
     assert len(smollm.tokenizer.encode("0")) == 1

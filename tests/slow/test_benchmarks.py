@@ -26,13 +26,14 @@ def estep(out: Path, *options: str) -> dict[str, Any]:
 def test_every_part_is_measured_and_reported(tmp_path: Path) -> None:
     result = estep(tmp_path, "--profile")
     measures = result["dtypes"]["float32"]["measures"]
-    assert [m["unit"] for m in measures] == ["tokens/s"] * 2 + ["GFLOP/s", "answers/s", "tokens/s", "jobs/h"]
+    assert [m["unit"] for m in measures] == ["tokens/s"] * 3 + ["GFLOP/s", "answers/s", "tokens/s", "jobs/h"]
     for m in measures:
         assert 0 < m["ratio"]["low"] <= m["ratio"]["median"] <= m["ratio"]["high"]
     assert all(row["peak"] >= row["before"] > row["own"] > 0 for row in result["memory"])
     assert sum(row["share"] for row in result["dtypes"]["float32"]["profile"]) <= 1
     page = (tmp_path / "benchmarks.md").read_text()
     assert page.count("| training |") == 3
+    assert page.count("| training in one process of 1 threads |") == 1
     assert "img/inner-loop.png" in page
     assert (tmp_path / "img" / "inner-loop.png").read_bytes().startswith(b"\x89PNG")
 
@@ -47,9 +48,9 @@ def test_the_few_shot_benchmark_compares_every_contender_in_one_run() -> None:
     done = subprocess.run(command + options, check=True, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     rates = {line.split("  ")[1]: float(line.split()[-2]) for line in lines if line.endswith("/s")}
-    assert set(rates) == {"batched", "one by one", "PEFT", "read once", "read again"}
+    assert set(rates) == {"batched", "one process", "one by one", "PEFT", "read once", "read again"}
     assert min(rates.values()) > 0
-    assert sum("times" in line for line in lines) == 3
+    assert sum("times" in line for line in lines) == 4  # the first of each kind beside all others of it
 
 
 def test_flops_of_a_token_equal_a_count_by_hand() -> None:
@@ -79,4 +80,4 @@ def test_the_server_under_load(tmp_path: Path) -> None:
     assert result["throughput"]["refusals"] > 0
     page = (tmp_path / "benchmarks.md").read_text()
     assert "16 of 16" in page
-    assert page.count("|---|") == 1
+    assert page.count("|---|---|---|") == 1

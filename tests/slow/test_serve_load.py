@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import pytest
 from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalInnerLoop
+from seal.models.load import load_model
 from seal.serve.client import Link, TTTClient
 from seal.serve.messages import TTTRequest
 from seal.serve.requests import Ask, LocalTTT, Requests
@@ -62,22 +65,31 @@ def test_eight_clients_are_faster_than_one_and_get_the_same_replies(tiny: Any) -
     for clients in (1, 8):
         with serving(tiny()) as client, ThreadPoolExecutor(clients) as pool:
             client.ask(request(999, 1))
-            began = time.perf_counter()
+            began = time.process_time()
             replies[clients] = list(pool.map(client.ask, requests))
-            took[clients] = time.perf_counter() - began
+            took[clients] = time.process_time() - began
     assert replies[1] == replies[8]
     loaded = tiny()
     local = LocalTTT(Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded))
     asks = [Ask(str(n), TTTRequest.model_validate(r), n) for n, r in enumerate(requests)]
     mine = {answered.id: answered.reply for answered in local.run(asks)}
     assert [r.model_dump(mode="json") for n in range(64) if (r := mine[str(n)])] == replies[8]
-    print(f"64 requests one after another {took[1]:.1f} s, from 8 clients {took[8]:.1f} s")
-    assert took[8] < took[1] / 1.5  # 3.1 times as fast on a quiet machine; the rest is for neighbours
+    print(f"{len(requests)} requests one after another: {took[1]:.1f} CPU s; from 8 clients: {took[8]:.1f}")
+    assert took[8] < took[1] / 1.5
 
 
-def test_memory_stays_flat_over_500_requests(tiny: Any) -> None:
+def test_memory_stays_flat_over_500_requests() -> None:
+    """In a process of its own: what other tests have left in this one would count."""
+    done = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True, timeout=280)
+    # replies are kept for clients that ask again: about 1 KB each
+    assert int(done.stdout) < 12 * 2**20
+
+
+def grown() -> int:
+    """Bytes that the last 350 of 500 requests have added to this process."""
     process = psutil.Process()
-    with serving(tiny()) as client, ThreadPoolExecutor(4) as pool:
+    loaded = load_model("tiny-random-llama", device="cpu", dtype="float32")
+    with serving(loaded) as client, ThreadPoolExecutor(4) as pool:
 
         def some(first: int, n: int) -> int:
             replies = pool.map(
@@ -90,5 +102,8 @@ def test_memory_stays_flat_over_500_requests(tiny: Any) -> None:
         begun = some(0, 150)
         ended = some(150, 350)
         assert client.command("status")["trained"] == 500
-    # replies are kept for clients that ask again: about 1 KB each
-    assert ended - begun < 12 * 2**20
+    return ended - begun
+
+
+if __name__ == "__main__":
+    print(grown())
