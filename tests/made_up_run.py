@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from seal.data.loader import DataLoader
-from seal.intervals import bootstrap
+from seal.intervals import GAINS, SCORES, interval
 from seal.records import (
     AdaptOutcome,
     Answer,
@@ -231,8 +231,8 @@ class MadeUpRun:
             self.base = scores
         tasks = tuple(TaskScore(name, score, n[name]) for name, score in scores.items())
         weights = [float(t.n) for t in tasks]
-        score = bootstrap([t.score for t in tasks], weights)
-        gain = bootstrap([t.score - self.base[t.task_id] for t in tasks], weights)
+        score = interval([t.score for t in tasks], weights, SCORES)
+        gain = interval([t.score - self.base[t.task_id] for t in tasks], weights, GAINS)
         self.run.record("arm", arm, ArmScore(arm, policy, tasks, sum(t.n for t in tasks), *score, *gain))
         iteration = -2 if arm == "self_edit_rl" else -1
         self.run.record("phase", f"evaluate/{iteration}/{arm}", Phase("evaluate", iteration, 9.0, 1200))

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from seal.domains.base import BaseDomain
 from seal.estep import EStep
-from seal.intervals import bootstrap
+from seal.intervals import GAINS, SCORES, Interval, interval, span
 from seal.records import ArmScore, Baseline, Performance, PolicyUpdate, SelfEdit, Task, TaskScore, Trial
 from seal.seeds import derive
 
@@ -36,8 +36,8 @@ class Summary:
         for arm in self.arms:
             gain = ""
             if arm.arm != "base":
-                gain = f"   gain {arm.gain:+6.1%}  [{arm.gain_low:+.1%}, {arm.gain_high:+.1%}]"
-            lines.append(f"  {arm.arm:<14} {arm.mean:6.1%}  [{arm.low:.1%}, {arm.high:.1%}]{gain}")
+                gain = f"   gain {arm.gain:+6.1%}  {span(arm.gain_low, arm.gain_high, sign=True)}"
+            lines.append(f"  {arm.arm:<14} {arm.mean:6.1%}  {span(arm.low, arm.high)}{gain}")
         for update, rate in zip(self.updates, self.success_rates, strict=True):
             kept = f"kept {update.kept} of {update.of} self-edits"
             end = f"policy {update.policy}" if update.updated else update.why
@@ -70,8 +70,10 @@ def trained_arm(arm: str, trials: Sequence[Trial], base: ArmScore) -> ArmScore:
 def _arm(arm: str, policy: str, tasks: tuple[TaskScore, ...], base: Sequence[TaskScore]) -> ArmScore:
     unaided = {t.task_id: t.score for t in base}
     weights = [float(t.n) for t in tasks]
-    score = bootstrap([t.score for t in tasks], weights)
-    gain = bootstrap([t.score - unaided[t.task_id] for t in tasks], weights)
+    score = interval([t.score for t in tasks], weights, SCORES)
+    gain = Interval(0.0)
+    if tasks is not base:
+        gain = interval([t.score - unaided[t.task_id] for t in tasks], weights, GAINS)
     return ArmScore(arm, policy, tasks, sum(t.n for t in tasks), *score, *gain)
 
 

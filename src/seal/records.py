@@ -322,8 +322,8 @@ class TaskScore:
 class ArmScore:
     """One arm of the held-out comparison. Journal kind `arm`, key `{arm}`.
 
-    `mean` weighs every question the same; the intervals are 95 % bootstrap intervals over tasks, `gain`
-    is paired with the base arm.
+    `mean` weighs every question the same; the intervals are 95 % intervals over tasks (None: unknown, see
+    `seal.intervals`), `gain` is paired with the base arm.
     """
 
     arm: str
@@ -332,11 +332,11 @@ class ArmScore:
     n: int
     """Questions (or test grids)."""
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     gain: float
-    gain_low: float
-    gain_high: float
+    gain_low: float | None
+    gain_high: float | None
 
 
 @dataclass(frozen=True, slots=True)

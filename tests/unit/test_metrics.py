@@ -9,12 +9,15 @@ from statistics import fmean, variance
 from typing import Any
 
 import pytest
+from scipy.stats import t
 
 from seal.data.invented import world
+from seal.intervals import GAINS, interval
 from seal.records import ArmScore, EditFinding, EditResult, Reward, SelfEdit, TaskScore
 from seal.report.diagnosis import diagnose
 from seal.report.edit_quality import edit_quality, in_words
 from seal.report.estimates import (
+    Mean,
     clustered,
     distribution,
     paired,
@@ -50,12 +53,12 @@ def result(
     )
 
 
-def test_a_mean_resamples_tasks_whole() -> None:
-    found = clustered({"a": [1.0, 1.0, 1.0], "b": [0.0]})
-    assert found.mean == 0.75
-    # resampling two tasks gives (a, a), (a, b), (b, a) or (b, b): means 1, 0.75, 0.75, 0
-    assert (found.low, found.high) == (0.0, 1.0)
-    assert clustered({"a": [0.2, 0.4]}).low is None
+def test_a_mean_takes_a_task_as_one_observation() -> None:
+    groups = {"a": [1.0, 1.0, 1.0], "b": [0.0], "c": [0.25, 0.75]}
+    found = clustered(groups)
+    assert (found.mean, found.low, found.high) == interval([1.0, 0.0, 0.5], [3.0, 1.0, 2.0])
+    assert found.mean == fmean(v for values in groups.values() for v in values)
+    assert clustered({"a": [0.2, 0.4], "b": [0.1]}).low is None
     assert clustered({}).mean == 0.0
 
 
@@ -102,12 +105,13 @@ def test_the_histogram_is_centred_on_zero_and_counts_everything() -> None:
 
 
 def test_a_trend_is_the_slope_of_the_means() -> None:
-    rounds = [{"a": [0.0], "b": [0.2]}, {"a": [0.2], "b": [0.4]}, {"a": [0.4], "b": [0.6]}]
+    rounds = [{"a": [i / 5], "b": [i / 5 + 0.1], "c": [i / 5 + 0.2]} for i in range(3)]
     found = trend(rounds)
     assert found is not None
     assert found.mean == pytest.approx(0.2)
-    # variance of a mean of two: 0.02 / 2; the slope's weights are -1/2, 0, 1/2
-    assert found.high == pytest.approx(0.2 + 1.96 * (2 * 0.25 * 0.01) ** 0.5)
+    # variance of a mean of three: 0.01 / 3; the slope's weights are -1/2, 0, 1/2, so two parts of 2 degrees
+    assert found.high == pytest.approx(0.2 + t.ppf(0.975, 4) * (2 * 0.25 * 0.01 / 3) ** 0.5)
+    assert trend([{"a": [0.0], "b": [0.2]}, {"a": [0.2], "b": [0.4]}]) == Mean(pytest.approx(0.2))
     assert trend(rounds[:1]) is None
 
 
@@ -122,10 +126,10 @@ def test_paired_differences_use_the_shared_tasks() -> None:
         tasks = tuple(TaskScore(name, score, 2) for name, score in scores.items())
         return ArmScore("x", "p", tasks, 4, 0, 0, 0, 0, 0, 0)
 
-    found = paired(arm({"a": 1.0, "b": 0.5, "only": 0.0}), arm({"a": 0.5, "b": 0.5}))
+    mine, other = {"a": 1.0, "b": 0.5, "c": 0.5, "only": 0.0}, {"a": 0.5, "b": 0.5, "c": 0.25}
+    found = paired(arm(mine), arm(other))
     assert found is not None
-    assert found.mean == 0.25
-    assert found.low == 0.0
+    assert (found.mean, found.low, found.high) == interval([0.5, 0.0, 0.25], bounds=GAINS)
     assert paired(arm({"a": 1.0}), arm({"b": 1.0})) is None
 
 

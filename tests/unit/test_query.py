@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import load_model
-from seal.recipes.articles import interval
 from seal.recipes.cpt import PAPER_CPT_FULL, CPTSettings, cpt, cpt_full
 from seal.recipes.full_finetune import full_finetune
 from seal.recipes.query import QuerySettings, query
@@ -143,16 +141,6 @@ def test_other_settings_or_another_model_do_not_mix(
         query(settings, LocalTTT(Graded(LocalInnerLoop(other), LexicalGrader()), Requests(other)))
     with pytest.raises(DataError, match="5 were asked for"):
         query(replace(settings, k=5), ttt)
-
-
-def test_intervals_hold_the_mean_and_shrink_with_agreement() -> None:
-    values = [0.0, 0.2, 0.4, 0.6, 0.8]
-    low, high = interval(values) or []
-    assert low < statistics.mean(values) < high
-    assert interval([0.5] * 5) == [0.5, 0.5]
-    assert interval([0.5]) is None
-    # the standard error of these five is 0.126, so a 95 % interval spans about ±0.25
-    assert (high - low) / 2 == pytest.approx(1.96 * 0.126, rel=0.1)
 
 
 def test_cpt_trains_one_adapter_on_everything(

@@ -400,7 +400,7 @@ class TestVerdict:
     @staticmethod
     def of(made_up: Any, folder: Path, base: list[float], trained: list[float]) -> Any:
         from seal.evaluation import base_arm
-        from seal.intervals import bootstrap
+        from seal.intervals import GAINS, SCORES, interval
         from seal.records import ArmScore, Baseline, Performance, TaskScore
         from seal.run.journal import Journal
 
@@ -408,8 +408,8 @@ class TestVerdict:
         start = base_arm([Baseline(f"t{i}", "p", Performance(s, 4)) for i, s in enumerate(base)])
         tasks = tuple(TaskScore(f"t{i}", s, 4) for i, s in enumerate(trained))
         weights = [4.0] * len(tasks)
-        score = bootstrap(trained, weights)
-        gain = bootstrap([b - a for a, b in zip(base, trained, strict=True)], weights)
+        score = interval(trained, weights, SCORES)
+        gain = interval([b - a for a, b in zip(base, trained, strict=True)], weights, GAINS)
         arm = ArmScore("self_edit", "p", tasks, 4 * len(tasks), *score, *gain)
         with Journal(folder / "journal.jsonl") as journal:
             for each in (start, arm):

@@ -149,8 +149,8 @@ def say_next(command: str) -> None:
 
 
 def percent(mean: float | None, bounds: list[float] | None) -> str:
-    """`12.3 % [10.0, 15.0]`."""
+    """`12.3 % [10.0, 15.0]`, or `12.3 % [unknown]`."""
     if mean is None:
         return "not measured"
-    spread = f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else ""
-    return f"{100 * mean:.1f} %{spread}"
+    spread = f"{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}" if bounds else "unknown"
+    return f"{100 * mean:.1f} % [{spread}]"

@@ -36,6 +36,8 @@ def _show(result: Regrade, old: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from seal.intervals import span
+
     console = Console(highlight=False)
     print(f"{result.answers} stored answers, {old} against {result.grader}: ", end="")
     print(f"kappa {result.kappa:.3f}, {result.agreement:.1%} agree, {result.errors} not graded")
@@ -51,7 +53,6 @@ def _show(result: Regrade, old: str) -> None:
             table.add_column(heading)
         for arm in result.arms:
             new, gain = ("–" if v is None else f"{v:.1%}" for v in (arm.new, arm.new_gain))
-            ends = (arm.new_gain_low, arm.new_gain_high)
-            span = "" if None in ends else f"  [{ends[0]:+.1%}, {ends[1]:+.1%}]"
-            table.add_row(arm.arm, f"{arm.old:.1%}", new, f"{arm.old_gain:+.1%}", gain + span)
+            sure = span(arm.new_gain_low, arm.new_gain_high, sign=True)
+            table.add_row(arm.arm, f"{arm.old:.1%}", new, f"{arm.old_gain:+.1%}", f"{gain}  {sure}")
         console.print(table)

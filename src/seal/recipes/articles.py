@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from seal.errors import DataError
+from seal.intervals import Interval
 from seal.records import Question
 from seal.run.journal import Journal
-from seal.seeds import derive
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +134,8 @@ def open_journal(out: Path) -> Journal:
     return Journal(path)
 
 
-def interval(values: list[float], seed: int = 0, draws: int = 4_000) -> list[float] | None:
-    """Bootstrap 95 % interval of the mean of `values`, resampled whole; None for fewer than two."""
-    import numpy as np
-
-    if len(values) < 2:
+def ends(found: Interval) -> list[float] | None:
+    """An interval as it stands in a result; None: unknown."""
+    if found.low is None or found.high is None:
         return None
-    drawn = np.random.default_rng(derive(seed, "bootstrap")).choice(values, (draws, len(values)))
-    low, high = np.quantile(drawn.mean(axis=1), (0.025, 0.975))
-    return [round(float(low), 4), round(float(high), 4)]
+    return [round(found.low, 4), round(found.high, 4)]

@@ -262,7 +262,7 @@ def _result(settings: ContinualSettings, journal: Journal, loaded: LoadedModel) 
         shown[method] = {
             "mean_over_sequences": its_mean,
             "std_over_sequences": its_std,
-            "summary": summary(accuracy[method], accuracy[first], settings.seed),
+            "summary": summary(accuracy[method], accuracy[first]),
             "scales": [[edit["scale"] for edit in chain["edits"]] for chain in chains],
         }
     return {

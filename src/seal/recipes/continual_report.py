@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from seal.recipes.articles import interval
+from seal.intervals import GAINS, SCORES, interval
+from seal.recipes.articles import ends
 
 
 def matrices(chains: Sequence[list[list[float]]]) -> tuple[list[list[float]], list[list[float]]]:
@@ -27,8 +28,8 @@ Chain = list[list[float]]
 """Accuracies of one sequence: one row an edit, row 0 before any; row k has the first k passages."""
 
 
-def summary(chains: Sequence[Chain], first: Sequence[Chain], seed: int) -> dict[str, dict[str, Any]]:
-    """What is gained and retained, each the mean over sequences with its 95 % bootstrap interval.
+def summary(chains: Sequence[Chain], first: Sequence[Chain]) -> dict[str, dict[str, Any]]:
+    """What is gained and retained, each the mean over sequences with its 95 % interval.
 
     `unedited`: accuracy of the unedited model; `learned`: on a passage right after its edit; `retained`: on
     all passages after the last edit; `gained`: learned - unedited; `kept`: retained - unedited; `forgotten`:
@@ -45,7 +46,10 @@ def summary(chains: Sequence[Chain], first: Sequence[Chain], seed: int) -> dict[
     ):
         parts[name] = [a - b for a, b in zip(plus, minus, strict=True)]
     return {
-        name: {"mean": round(fmean(values), 4), "interval": interval(values, seed)}
+        name: {
+            "mean": round(fmean(values), 4),
+            "interval": ends(interval(values, bounds=SCORES if name in mine else GAINS)),
+        }
         for name, values in parts.items()
     }
 
@@ -75,8 +79,8 @@ def table(result: dict[str, Any]) -> str:
 
 def _cell(part: dict[str, Any], name: str) -> str:
     number = "{:+.1f}" if name.endswith("_more") else "{:.1f}"
-    bounds = [number.format(100 * end) for end in part["interval"] or ()]
-    return number.format(100 * part["mean"]) + (f" [{', '.join(bounds)}]" if bounds else "")
+    bounds = [number.format(100 * end) for end in part["interval"] or ()] or ["unknown"]
+    return number.format(100 * part["mean"]) + f" [{', '.join(bounds)}]"
 
 
 def heat_map(result: dict[str, Any], path: Path) -> Path:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ServeError
-from seal.recipes.articles import Article, open_journal, read_articles, write_json
+from seal.intervals import GAINS, SCORES, interval
+from seal.recipes.articles import Article, ends, open_journal, read_articles, write_json
 from seal.recipes.query import lora_params
 from seal.records import TrainingConfig
 from seal.run.journal import Journal
@@ -172,7 +174,7 @@ def _write(
             "adapter_accuracy": reply["adapter_accuracy"],
             "gain": reply["adapter_gain"],
         },
-        "intervals": _intervals(articles, reply, settings.seed),
+        "intervals": _intervals(articles, reply),
         "timestamp": datetime.now().strftime("%m%d_%H%M%S"),
         "dataset": str(settings.data),
         "n_articles": len(articles),
@@ -201,27 +203,20 @@ def _per_article(articles: list[Article], reply: dict[str, Any]) -> dict[str, di
     return found
 
 
-def _intervals(articles: list[Article], reply: dict[str, Any], seed: int) -> dict[str, list[float] | None]:
-    """95 % intervals, articles resampled with all their questions (a ratio of sums, so by question share)."""
-    import numpy as np
-
-    counts = np.array([len(article.questions) for article in articles], dtype=float)
-    ends = np.cumsum(counts).astype(int)
+def _intervals(articles: list[Article], reply: dict[str, Any]) -> dict[str, list[float] | None]:
+    """95 % intervals over articles, each weighted by its questions."""
+    asked = [article for article in articles if article.questions]
+    counts = [float(len(article.questions)) for article in asked]
     series = {
-        "baseline_accuracy": reply["baseline_correct"],
-        "adapter_accuracy": reply["adapter_correct"],
-        "gain": reply["gains"],
+        "baseline_accuracy": (reply["baseline_correct"], SCORES),
+        "adapter_accuracy": (reply["adapter_correct"], SCORES),
+        "gain": (reply["gains"], GAINS),
     }
-    drawn = np.random.default_rng(derive(seed, "bootstrap")).integers(
-        0, len(articles), (4_000, len(articles))
-    )
     found: dict[str, list[float] | None] = {}
-    for name, values in series.items():
-        sums = np.array([sum(part) for part in np.split(np.array(values, dtype=float), ends[:-1])])
-        totals = counts[drawn].sum(axis=1)
-        shares = sums[drawn].sum(axis=1) / np.maximum(totals, 1)
-        low, high = np.quantile(shares, (0.025, 0.975))
-        found[name] = [round(float(low), 4), round(float(high), 4)] if len(articles) > 1 else None
+    for name, (answers, bounds) in series.items():
+        left = iter(answers)
+        means = [fmean(float(next(left)) for _ in article.questions) for article in asked]
+        found[name] = ends(interval(means, counts, bounds))
     return found
 
 

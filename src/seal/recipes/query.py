@@ -1,6 +1,6 @@
 """What each self-edit of a data set is worth: one temporary adapter a completion and repeat (single passage).
 
-The result is SEAL's own `run_<timestamp>.json`, with `intervals` beside the means: 95 % bootstrap intervals
+The result is SEAL's own `run_<timestamp>.json`, with `intervals` beside the means: 95 % intervals
 over articles. Differences from the official script: seeds derive from names, every reply is kept as it
 comes, and a failed measurement is measured again, not scored.
 """
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from seal.errors import ServeError
+from seal.intervals import GAINS, SCORES, interval
 from seal.recipes import results
-from seal.recipes.articles import Article, interval, open_journal, read_articles
+from seal.recipes.articles import Article, ends, open_journal, read_articles
 from seal.run.journal import Journal
 from seal.seeds import derive
 from seal.self_edit import sequence_texts
@@ -122,9 +123,9 @@ def _result(
         policy=policy,
         n_articles_asked=len(articles),
         intervals={
-            "baseline_mean_accuracy": _interval([s.baseline_accuracy for s in stats], settings.seed),
-            "adapter_mean_accuracy": _interval([s.adapter_mean_accuracy for s in stats], settings.seed),
-            "mean_gain": _interval([s.mean_gain for s in stats], settings.seed),
+            "baseline_mean_accuracy": _interval([s.baseline_accuracy for s in stats], SCORES),
+            "adapter_mean_accuracy": _interval([s.adapter_mean_accuracy for s in stats], SCORES),
+            "mean_gain": _interval([s.mean_gain for s in stats], GAINS),
         },
     )
 
@@ -170,8 +171,8 @@ def lora_params(training: TrainingConfig) -> dict[str, float]:
     }
 
 
-def _interval(values: list[float | None], seed: int) -> list[float] | None:
-    return interval([value for value in values if value is not None], seed)
+def _interval(values: list[float | None], bounds: tuple[float, float]) -> list[float] | None:
+    return ends(interval([value for value in values if value is not None], bounds=bounds))
 
 
 def _identity(settings: QuerySettings, articles: list[Article], policy: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, quantiles, stdev, variance
 
-from seal.intervals import bootstrap
+from seal.intervals import FEWEST, GAINS, interval
 from seal.records import ArmScore, EditResult
 
 BINS = 10
@@ -54,14 +54,13 @@ class Reliability:
     ratio: float | None
 
 
-def clustered(groups: Mapping[str, Sequence[float]]) -> Mean:
-    """Mean over all values, its interval from resampling groups (tasks) whole; (0, None, None) for none."""
+def clustered(groups: Mapping[str, Sequence[float]], bounds: tuple[float, float] | None = None) -> Mean:
+    """Mean over all values, its interval over groups (tasks); see `seal.intervals.interval` for `bounds`."""
     filled = {name: values for name, values in groups.items() if values}
     if not filled:
         return Mean(0.0)
     means, weights = [fmean(v) for v in filled.values()], [float(len(v)) for v in filled.values()]
-    found = bootstrap(means, weights)
-    return Mean(found.mean, found.low, found.high) if len(filled) > 1 else Mean(found.mean)
+    return Mean(*interval(means, weights, bounds))
 
 
 def distribution(values: Sequence[float]) -> Distribution:
@@ -121,20 +120,34 @@ def spikes(losses: Sequence[float]) -> bool:
 
 
 def trend(rounds: Sequence[Mapping[str, Sequence[float]]]) -> Mean | None:
-    """Least-squares slope of the rounds' means; its interval takes every (round, task) as drawn anew."""
+    """Least-squares slope of the rounds' means; its interval takes every (round, task) as drawn anew.
+
+    Student's, with the degrees of freedom of Welch and Satterthwaite.
+    """
     if len(rounds) < 2:
         return None
+    from scipy.stats import t
+
     centre = (len(rounds) - 1) / 2
     scale = sum((i - centre) ** 2 for i in range(len(rounds)))
-    slope, spread = 0.0, 0.0
+    slope, spread, squares = 0.0, 0.0, 0.0
     for i, groups in enumerate(rounds):
         means, weight = [fmean(v) for v in groups.values()], (i - centre) / scale
         slope += weight * fmean(v for values in groups.values() for v in values)
         if len(means) > 1:
-            spread += weight**2 * variance(means) / len(means)
-    enough = all(len(groups) > 1 for groups in rounds)
-    margin = 1.96 * spread**0.5
-    return Mean(slope, slope - margin, slope + margin) if enough else Mean(slope)
+            part = weight**2 * variance(means) / len(means)
+            spread, squares = spread + part, squares + part**2 / (len(means) - 1)
+    if not squares or any(len(groups) < FEWEST for groups in rounds):
+        return Mean(slope)
+    margin = float(t.ppf(0.975, spread**2 / squares)) * spread**0.5
+    return Mean(slope, slope - margin, slope + margin)
+
+
+def arm_means(arm: ArmScore) -> tuple[Mean, Mean]:
+    """An arm's score and gain. A journalled interval without width is none: it came of equal values."""
+    ends = ((arm.low, arm.high), (arm.gain_low, arm.gain_high))
+    score, gain = ((None, None) if low == high else (low, high) for low, high in ends)
+    return Mean(arm.mean, *score), Mean(arm.gain, *gain)
 
 
 def paired(a: ArmScore, b: ArmScore) -> Mean | None:
@@ -143,8 +156,8 @@ def paired(a: ArmScore, b: ArmScore) -> Mean | None:
     shared = [task for task in a.tasks if task.task_id in other]
     if not shared:
         return None
-    found = bootstrap([t.score - other[t.task_id] for t in shared], [float(t.n) for t in shared])
-    return Mean(found.mean, found.low, found.high) if len(shared) > 1 else Mean(found.mean)
+    gains = [task.score - other[task.task_id] for task in shared]
+    return Mean(*interval(gains, [float(task.n) for task in shared], GAINS))
 
 
 def by_task(results: Iterable[EditResult], value: Callable[[EditResult], float]) -> dict[str, list[float]]:

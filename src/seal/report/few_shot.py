@@ -17,6 +17,7 @@ from seal.arc.synthetic import rule_preserving
 from seal.domains.few_shot import FewShotLearning
 from seal.errors import DataError
 from seal.evaluation import AFTER, BEFORE
+from seal.intervals import GAINS, SCORES, span
 from seal.records import Task
 from seal.report.estimates import Mean, clustered
 from seal.report.history import History, read_tasks
@@ -52,7 +53,7 @@ class Comparison:
 class Picks:
     """Share of recipes that preserve the rule of a held-out synthetic task; None: none were written."""
 
-    chance: Mean
+    chance: float
     """Of the recipes there are, each as likely."""
     before: Mean | None
     after: Mean | None
@@ -111,7 +112,9 @@ def _comparison(kind: str, histories: Sequence[History], chosen: Sequence[set[st
                     scores[arm.arm][task.task_id].append(task.score)
                     if task.task_id in solved:
                         filtered[arm.arm][task.task_id].append(task.score)
-    rows = tuple(ArmRow(arm, clustered(by), clustered(filtered[arm])) for arm, by in scores.items())
+    rows = tuple(
+        ArmRow(arm, clustered(by, SCORES), clustered(filtered[arm], SCORES)) for arm, by in scores.items()
+    )
     return Comparison(kind, n, n_solvable, rows, tuple(_gains(scores)))
 
 
@@ -124,7 +127,7 @@ def _gains(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterable[tupl
             if task in after
         }
         if pairs:
-            yield other, clustered({task: [a - b for a, b in both] for task, both in pairs.items()})
+            yield other, clustered({task: [a - b for a, b in both] for task, both in pairs.items()}, GAINS)
 
 
 def _picks(histories: Sequence[History], tasks: Sequence[dict[str, Task]]) -> Picks | None:
@@ -141,8 +144,8 @@ def _picks(histories: Sequence[History], tasks: Sequence[dict[str, Task]]) -> Pi
             chance[edit.task_id].append(fmean(keeps_rule(recipe, preserved) for recipe in recipes))
     if not chance:
         return None
-    before, after = (clustered(written[i]) if written[i] else None for i in (BEFORE, AFTER))
-    return Picks(clustered(chance), before, after)
+    before, after = (clustered(written[i], SCORES) if written[i] else None for i in (BEFORE, AFTER))
+    return Picks(clustered(chance).mean, before, after)
 
 
 def _keeps(completion: str, preserved: frozenset[str]) -> bool:
@@ -169,10 +172,9 @@ def lines(histories: Sequence[History]) -> Iterable[str]:
         yield from (f"  self_edit_rl - {other:<9} {_shown(gain)}" for other, gain in found.gains)
         yield from _ratios(means)
     if picks is not None:
-        named: list[tuple[str, Mean | None]] = [
-            ("by chance", picks.chance), ("before RL", picks.before), ("after RL", picks.after)
-        ]  # fmt: skip
+        named = (("before RL", picks.before), ("after RL", picks.after))
         yield "recipes that preserve a synthetic task's rule"
+        yield f"  {'by chance':<16} {picks.chance:>7.1%}"
         yield from (f"  {name:<16} {_shown(mean)}" for name, mean in named if mean is not None)
 
 
@@ -184,5 +186,4 @@ def _ratios(means: dict[str, float]) -> Iterable[str]:
 
 
 def _shown(mean: Mean) -> str:
-    interval = "" if mean.low is None or mean.high is None else f"[{mean.low:.1%}, {mean.high:.1%}]"
-    return f"{mean.mean:>7.1%} {interval:<16}"
+    return f"{mean.mean:>7.1%} {span(mean.low, mean.high):<16}"

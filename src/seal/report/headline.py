@@ -7,7 +7,7 @@ from typing import Literal
 
 from seal.records import ArmScore
 from seal.report.charts import label
-from seal.report.estimates import Mean, paired
+from seal.report.estimates import Mean, arm_means, paired
 from seal.report.history import History
 from seal.report.metrics import RunMetrics
 
@@ -49,13 +49,14 @@ def headline(history: History, metrics: RunMetrics) -> Headline:
 
 def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History, metrics: RunMetrics) -> Headline:
     base = arms["base"]
-    gain = paired(best, base) or Mean(best.gain, best.gain_low, best.gain_high)
+    gain = paired(best, base) or arm_means(best)[1]
+    before = {task.task_id: task.score for task in base.tasks}
     what = "Self-edits after RL" if best.arm == "self_edit_rl" else "Self-edits"
     span = f"from {_share(base.mean)} to {_share(best.mean)}"
     size = f"{base.n} held-out questions of {len(base.tasks)} tasks"
     sure = f"Change {_points(gain.mean)}, 95 % interval {interval(gain)}, over {size}."
     tone: Tone = "open"
-    if gain.low == gain.high == 0:
+    if all(task.score == before.get(task.task_id) for task in best.tasks):
         headline = f"{what} left the held-out score of every task as it was, {_share(base.mean)}"
     elif gain.low is None or gain.high is None or len(base.tasks) < FEWEST_TASKS:
         few = "one task is" if len(base.tasks) == 1 else f"{len(base.tasks)} tasks are"
@@ -105,7 +106,7 @@ def _training_only(history: History, metrics: RunMetrics) -> Headline:
 def interval(mean: Mean) -> str:
     """An interval of shares in points, for people."""
     if mean.low is None or mean.high is None:
-        return "unknown (one task)"
+        return "unknown"
     return f"{_points(mean.low, unit=False)} to {_points(mean.high, unit=False)} points"
 
 

@@ -1,6 +1,6 @@
 """Metrics of a run, computed from its journal alone: `metrics.jsonl`, reports and trackers show these.
 
-A mean comes with its 95 % bootstrap interval over tasks (`seal.intervals`), gains paired by task; with a
+A mean comes with its 95 % interval over tasks (`seal.intervals`), gains paired by task; with a
 single task there is no interval. Where the paper reports points, an interval says how much of them is luck.
 """
 
@@ -13,12 +13,14 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from seal.errors import DataError
+from seal.intervals import GAINS, SCORES
 from seal.records import ArmScore, EditResult, Trial, Verdict
 from seal.report.edit_quality import EditQuality, edit_quality
 from seal.report.estimates import (
     Distribution,
     Mean,
     Reliability,
+    arm_means,
     by_task,
     clustered,
     distribution,
@@ -168,16 +170,16 @@ def round_metrics(history: History, iteration: int) -> RoundMetrics:
         trials=len(trials),
         reward=clustered(rewards),
         reward_spread=distribution([r.reward.value for r in results]),
-        success_rate=clustered(by_task(results, lambda r: float(helped(r)))),
-        before=clustered(by_task(results, lambda r: r.before)),
-        after=clustered(by_task(results, lambda r: r.after)),
-        gain=clustered(gains),
+        success_rate=clustered(by_task(results, lambda r: float(helped(r))), SCORES),
+        before=clustered(by_task(results, lambda r: r.before), SCORES),
+        after=clustered(by_task(results, lambda r: r.after), SCORES),
+        gain=clustered(gains, GAINS),
         gain_spread=distribution([r.after - r.before for r in results]),
         improved=sum(r.after > r.before for r in results),
         unchanged=sum(r.after == r.before for r in results),
         worsened=sum(r.after < r.before for r in results),
         kept=len(kept),
-        kept_gain=clustered(by_task(kept, lambda r: r.after - r.before)) if kept else None,
+        kept_gain=clustered(by_task(kept, lambda r: r.after - r.before), GAINS) if kept else None,
         tied_tasks=len(update.tied_tasks) if update else 0,
         zero_variance_tasks=sum(len(values) > 1 and len(set(values)) == 1 for values in rewards.values()),
         reliability=reliability(results),
@@ -252,9 +254,7 @@ def _in_round(result: EditResult) -> EditResult:
 
 def _arms(history: History) -> Iterable[dict[str, Any]]:
     for arm in history.arms:
-        alone = len(arm.tasks) < 2
-        score = Mean(arm.mean) if alone else Mean(arm.mean, arm.low, arm.high)
-        gain = Mean(arm.gain) if alone else Mean(arm.gain, arm.gain_low, arm.gain_high)
+        score, gain = arm_means(arm)
         yield {
             "arm": arm.arm,
             "policy": arm.policy,
@@ -305,7 +305,7 @@ def _few_shot(history: History, results: Sequence[EditResult], trials: Sequence[
 
     def mean(name: str, before: bool) -> Mean:
         pairs = [(t.task_id, t.before if before else t.after) for t in measured]
-        return clustered(grouped((task, float(p.details.get(name, 0.0))) for task, p in pairs if p))
+        return clustered(grouped((task, float(p.details.get(name, 0.0))) for task, p in pairs if p), SCORES)
 
     return FewShot(
         grid_before=mean("grid_accuracy", True),

@@ -24,7 +24,7 @@ from seal.errors import RunError
 from seal.report.candidates import TaskView, task_views
 from seal.report.charts import Chart, svg
 from seal.report.diagnosis import Finding, diagnose
-from seal.report.estimates import Mean, paired
+from seal.report.estimates import arm_means, paired
 from seal.report.gallery import (
     arm_chart,
     arm_name,
@@ -197,7 +197,7 @@ def _comparison(views: Sequence[RunView]) -> dict[str, Any]:
             arm = next((a for a in view.history.arms if a.arm == name), None)
             other = first.get(name) if view is not views[0] else None
             difference = paired(arm, other) if arm is not None and other is not None else None
-            mean = Mean(arm.mean, arm.low, arm.high) if arm is not None else None
+            mean = arm_means(arm)[0] if arm is not None else None
             cells.append({"mean": mean, "difference": difference, "n": arm.n if arm else 0})
         table.append((arm_name(name), cells))
     charts = comparison_charts([v.history for v in views], [v.metrics for v in views])

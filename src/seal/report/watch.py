@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import RunError
+from seal.intervals import span
 from seal.records import Trial
 from seal.report.diagnosis import Finding, diagnose
 from seal.report.estimates import Mean
@@ -203,9 +204,7 @@ def _finding(finding: Finding) -> RenderableType:
 
 
 def _with_interval(mean: Mean) -> str:
-    if mean.low is None or mean.high is None:
-        return _signed(mean.mean)
-    return f"{_signed(mean.mean)}  [{_signed(mean.low)}, {_signed(mean.high)}]"
+    return f"{_signed(mean.mean)}  {span(mean.low, mean.high, sign=True)}"
 
 
 def _signed(value: float) -> str:

@@ -81,8 +81,8 @@ class Score:
     after: float
     lost: int
     """Questions that were answered correctly before, and are not now."""
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from seal.grading import LexicalGrader
-from seal.intervals import bootstrap
+from seal.intervals import GAINS, interval, span
 from seal.records import Question, Sampling, Verdict
-from seal.seeds import derive
 from seal.taught.form import Form
 from seal.taught.manifest import Score, TestQuestion
 from seal.taught.route import Router
@@ -31,7 +30,7 @@ class Item:
     what: str
     """The line of the table that it counts in."""
     group: str
-    """What is resampled whole for intervals: the passage, or the question itself."""
+    """What stands or falls together, for intervals: the passage, or the question itself."""
     question: str
     answer: str
 
@@ -79,29 +78,27 @@ def ask_items(
     return [grade.verdict is Verdict.CORRECT for grade in LexicalGrader().grade(asked)]
 
 
-def scores_of(
-    items: Sequence[Item], before: Sequence[bool], after: Sequence[bool], seed: int
-) -> tuple[Score, ...]:
-    """One score a line, in the order of the items; intervals of the gain resample passages whole."""
+def scores_of(items: Sequence[Item], before: Sequence[bool], after: Sequence[bool]) -> tuple[Score, ...]:
+    """One score a line, in the order of the items; intervals of the gain are over passages."""
     lines: dict[str, dict[str, list[tuple[bool, bool]]]] = {}
     for item, was, now in zip(items, before, after, strict=True):
         lines.setdefault(item.what, {}).setdefault(item.group, []).append((was, now))
-    return tuple(_score(what, groups, seed) for what, groups in lines.items())
+    return tuple(_score(what, groups) for what, groups in lines.items())
 
 
-def _score(what: str, groups: Mapping[str, Sequence[tuple[bool, bool]]], seed: int) -> Score:
+def _score(what: str, groups: Mapping[str, Sequence[tuple[bool, bool]]]) -> Score:
     pairs = [pair for group in groups.values() for pair in group]
     counts = [len(group) for group in groups.values()]
     gains = [sum(now - was for was, now in group) / len(group) for group in groups.values()]
-    interval = bootstrap(gains, counts, derive(seed, "gain", what))
+    found = interval(gains, counts, GAINS)
     return Score(
         what,
         len(pairs),
         before=sum(was for was, _ in pairs) / len(pairs),
         after=sum(now for _, now in pairs) / len(pairs),
         lost=sum(was and not now for was, now in pairs),
-        low=interval.low,
-        high=interval.high,
+        low=found.low,
+        high=found.high,
     )
 
 
@@ -123,7 +120,7 @@ def table(scores: Sequence[Score]) -> str:
             f"{100 * s.before:.0f} %",
             f"{100 * s.after:.0f} %",
             f"{s.lost}",
-            f"{100 * (s.after - s.before):+.0f} [{100 * s.low:+.0f}, {100 * s.high:+.0f}]",
+            f"{s.after - s.before:+.1%} {span(s.low, s.high, sign=True)}",
         )
         for s in scores
     ]

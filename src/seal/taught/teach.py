@@ -206,7 +206,7 @@ class Teaching:
             updates,
             round(time.monotonic() - started, 1),
             adapters,
-            scores_of(items, before, after, self.settings.seed),
+            scores_of(items, before, after),
             routed_right(router, plan.questions),
         )
         manifest = known or Manifest(
