@@ -12,6 +12,7 @@ import yaml
 from seal.errors import ConfigError
 from seal.yaml_scalars import Dumper, Loader
 
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 KeyPath = tuple[str | int, ...]
 
 
@@ -31,7 +32,8 @@ class Document:
 def read(path: Path) -> Document:
     """Read a `.json` file as JSON and any other as YAML. Raises `ConfigError` with file and line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file", "check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -47,6 +49,9 @@ def parse(text: str, name: str, as_json: bool = False) -> Document:
         except json.JSONDecodeError as error:
             cause = f"{name}:{error.lineno}: malformed JSON: {error.msg} (column {error.colno})"
             raise ConfigError(cause, "correct the file") from None
+        except (ValueError, RecursionError) as error:
+            why = str(error) if isinstance(error, ValueError) else "nested too deeply"
+            raise ConfigError(f"{name}:1: malformed JSON: {why}", "correct the file") from None
         try:
             _, node = _compose(
                 text.replace("\t", " "), name

@@ -424,3 +424,19 @@ def test_a_project_called_none_survives_the_run_folder(tmp_path: Path) -> None:
     config = load_config(overrides={"wandb_project": "None", "output_dir": "010", "data_config.path": "no"})
     config.to_yaml(tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_config_files_of_every_editor(tmp_path: Path, encoding: str, end: str) -> None:
+    text = "\ufeff" * (encoding == "utf-16-be") + f"seed: 7{end}model_name: é{end}"
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text.encode(encoding))
+    config = load_config(path)
+    assert (config.seed, config.model_name) == (7, "é")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"seed": ' + "1" * 5000 + "}", '{"seed": NaN}', "\0"])
+def test_json_that_python_chokes_on_is_refused(tmp_path: Path, text: str) -> None:
+    (problem,) = problems(write(tmp_path, text, "c.json"))
+    assert problem.startswith(str(tmp_path / "c.json"))

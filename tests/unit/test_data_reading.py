@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from seal.cli import main
 from seal.config import load_config
 from seal.data.formats import from_records
-from seal.data.loader import DataLoader, load_tasks
+from seal.data.loader import DataLoader, load_tasks, tasks_from_loader
 from seal.errors import DataError
 from seal.recipes.train_sft import read_pairs
 from seal.records import Question, Task
@@ -183,7 +183,7 @@ def test_parquet_and_data_set_folders(tmp_path: Path) -> None:
     assert seen(load_tasks(tmp_path / "hf.json")) == TASKS
     made.save_to_disk(tmp_path / "saved")
     assert seen(load_tasks(f"hf:{tmp_path / 'saved'}")) == TASKS
-    assert "is no Parquet file" in refusal(put(tmp_path / "b.parquet", "PAR1"))
+    assert "no Parquet file" in refusal(put(tmp_path / "b.parquet", "PAR1"))
 
 
 # --- what is refused, with its place --------------------------------------------------------------------
@@ -548,6 +548,26 @@ def test_any_value_in_any_field_is_read_or_refused(
         assert all(isinstance(text, str) and "\0" not in text for text in texts)
         assert set(texts) <= written(record)
         "".join(texts).encode()
+
+
+class Failing:
+    def load_data(self) -> Any:
+        raise KeyError("body")
+
+
+class Own:
+    """A loader of a user's whose questions have several answers, as text or as `Dataset` rows have them."""
+
+    def load_data(self) -> Any:
+        return [("C", [{"question": "Q?", "answers": ["a", "b", "a"]}, {"question": "R?", "answer": "c"}])]
+
+
+def test_loaders_of_the_user_s() -> None:
+    with pytest.raises(DataError, match=r"Failing\.load_data failed: KeyError: 'body'") as caught:
+        tasks_from_loader(Failing)
+    assert caught.value.fix
+    (task,) = tasks_from_loader(Own)
+    assert task.target == (Question("Q?", "a", "", ("b",)), Question("R?", "c"))
 
 
 def test_pairs_to_train_on_are_read_line_by_line(tmp_path: Path) -> None:

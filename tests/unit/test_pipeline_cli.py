@@ -34,7 +34,7 @@ def test_data_is_read_before_a_server_is_waited_for(
 ) -> None:
     files = ["--data", str(tmp_path / "none.json"), "--out", str(tmp_path / "out.json")]
     assert main([verb, *files, "--server", str(tmp_path / "server.json"), "--wait", "100000"]) == 2
-    assert "none.json cannot be read" in capsys.readouterr().err
+    assert "none.json: no such file" in capsys.readouterr().err
 
 
 def test_every_step_names_the_next_one(

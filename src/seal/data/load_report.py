@@ -13,7 +13,7 @@ KINDS = {
     "malformed": ("malformed record", "malformed records"),
     "leak": ("task to train on that is held out too", "tasks to train on that are held out too"),
     "repeated": ("repeated task", "repeated tasks"),
-    "file": ("file that holds no data", "files that hold no data"),
+    "file": ("other file", "other files"),
     "unsolved_test": ("test without a solution", "tests without a solution"),
     "unsolved_task": ("task without a solved test", "tasks without a solved test"),
 }

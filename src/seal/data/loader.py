@@ -21,7 +21,7 @@ from seal.data.files import check_text
 from seal.data.formats import UNANSWERABLE, Passage, Reading, from_records, read_passages
 from seal.data.hub import HubSource, hub_rows, is_hub
 from seal.data.load_report import LoadReport, Tally
-from seal.errors import ConfigError, DataError
+from seal.errors import ConfigError, DataError, SealError
 from seal.plugins import build, is_import_path, load_object
 from seal.records import Question, Task
 from seal.seeds import derive
@@ -267,13 +267,19 @@ def tasks_from_loader(loader: Any) -> list[Task]:
     A `task` that is no `Task` becomes the target of one; of a list of `{"question", "answer"}` questions.
 
     Raises:
-        DataError: no `load_data`, it returns something else, or nothing.
+        DataError: no `load_data`, it fails, or returns something else or nothing.
     """
     loader = build(loader)
     name = type(loader).__name__
     if not callable(getattr(loader, "load_data", None)):
         raise DataError(f"{name} has no load_data method", "return a list of (context, task) from load_data")
-    pairs = loader.load_data()
+    try:
+        pairs = loader.load_data()
+    except SealError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise DataError(f"{name}.load_data failed: {cause}", "mend it; --debug shows where") from error
     if not isinstance(pairs, list | tuple) or not all(
         isinstance(p, list | tuple) and len(p) == 2 for p in pairs
     ):

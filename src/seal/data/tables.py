@@ -85,4 +85,4 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield f"{path}, row {number}", row
     except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
         cause = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: is no Parquet file ({cause})", "restore the file") from None
+        raise DataError(f"{path}: is broken or no Parquet file ({cause})", "restore the file") from None

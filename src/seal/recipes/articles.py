@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seal.data.files import check_text, read_json
 from seal.errors import DataError
 from seal.intervals import Interval
 from seal.records import Question
@@ -76,8 +77,11 @@ def _article(record: Any, where: str) -> Article:
         raise DataError(f"{where}: missing or malformed {error}", "see the official format") from None
     texts = [title, context, prompt, *completions]
     texts += [text for q in questions for text in (q.question, q.answer, *q.also)]
-    if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where}: a text is no text")
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise DataError(f"{where}: holds {wrong[0]!r:.40} for a text", "see the official format")
+    for text in texts:
+        check_text(text, where)
     return Article(title, context, questions, tuple(completions), prompt)
 
 
@@ -86,17 +90,6 @@ def _question(record: Any, title: str) -> Question:
     if not isinstance(also, list):
         raise TypeError("also: it is a list of texts")
     return Question(record["question"], record["answer"], title, tuple(also))
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file. Raises `DataError` with line and column."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}:{error.colno}: {error.msg}", "mend the JSON") from None
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"{path} cannot be read: {why}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -55,7 +55,7 @@ class Run:
         Raises:
             RunError: it holds a run or other files, is no folder, or cannot be written.
         """
-        path = Path(output_dir)
+        path = Path(output_dir).expanduser()
         try:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_used(path)
@@ -180,7 +180,7 @@ def read_config(path: str | Path) -> SEALConfig:
 
 def next_free(path: str | Path) -> Path:
     """`path`, or where a run or other files are there already, the first free of `path-2`, `path-3`, …"""
-    path = Path(path)
+    path = Path(path).expanduser()
     number, candidate = 1, path
     while candidate.exists() and (not candidate.is_dir() or _visible(candidate)):
         number += 1
