@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from seal import setup
 from seal.data.load_report import LoadReport
 from seal.evaluation import HeldOut, Summary
-from seal.models.load import load_model
+from seal.models.load import load_model, require_model
 from seal.records import EditResult, Plan, PolicyUpdate, Reward, SelfEdit, Trial
 from seal.restem import ReSTEMOptimizer, select
 from seal.reward import aggregate, reward_value
@@ -46,6 +46,7 @@ class SEALFramework:
     def __init__(self, config: SEALConfig, run: Run | None = None) -> None:
         from seal.run.folder import Run, next_free
 
+        require_model(config.model_name, config.device, config.dtype)
         self.config = config
         self.folder = run or Run.create(next_free(config.output_dir), config)
         self.data = setup.load_data(config)

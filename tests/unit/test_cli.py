@@ -272,3 +272,41 @@ def test_dry_run_reports_bad_data(capsys: Output, tmp_path: Path) -> None:
     data.write_text("[]")
     line = error_line(capsys, "train", "--preset", "test", "--set", f"data_config.path={data}", "--dry-run")
     assert str(data) in line
+
+
+@pytest.mark.parametrize(
+    "words", [["train"], ["arc"], ["arc", "show"], ["watch"], ["make-data"]], ids=" ".join
+)
+def test_short_help_is_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "-h"]) == 0
+    short = capsys.readouterr().out
+    assert main([*words, "--help"]) == 0
+    assert short == capsys.readouterr().out
+    assert "Usage: seal" in short
+
+
+def test_letters_that_the_terminal_lacks_become_escapes(tmp_path: Path) -> None:
+    code = "import sys; from seal.cli import main; sys.exit(main(['report', 'Größe']))"
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Gr\\xf6\\xdfe: not a run folder" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_on_an_ascii_terminal(tmp_path: Path) -> None:
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    for command in (
+        ["train", "--preset", "test", "--max-iterations", "0", "--output-dir", "OUT é"],
+        ["report", "OUT é"],
+        ["watch", "--once", "OUT é"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "seal", *command],
+            env=env, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.isascii()
+    assert (tmp_path / "OUT é/report.html").is_file()

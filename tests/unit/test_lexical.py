@@ -105,7 +105,8 @@ def test_number_words_become_digits() -> None:
 
 HOSTILE = {
     "words": "word and other things ", "ones": "1 ", "nines": "9", "lines": "\n", "spaces": " ",
-    "dashes": "-", "signs": "-1", "commas": "1,", "groups": "123 ", "han": "京", "thai": "ก",
+    "dashes": "-", "signs": "-1", "commas": "1,", "groups": "123 ", "han": "京", "numerals": "三",
+    "tens": "十", "thai": "ก",
     "marks": "\u0301", "thoughts": "<think>", "dots": "a.", "quotes": "'s", "turns": "\nq ",
     "ranges": "1 to ", "slashes": "1/", "dollars": "$",
     "scales": "million ", "hundreds": "one hundred ", "romans": "XXX ", "units": "5 km", "per": "/km",

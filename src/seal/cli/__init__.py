@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "seal") -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    _print_anywhere()
     try:
         return _dispatch(arguments, prog)
     except (KeyboardInterrupt, Interrupted) as error:
@@ -56,6 +57,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "seal") -> int:
         if debug:
             traceback.print_exc()
         return _explain(error, prog)
+
+
+def _print_anywhere() -> None:
+    """Letters that the terminal cannot show become escapes: under cron, in containers, on old consoles."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def verbs() -> list[str]:
@@ -93,7 +102,12 @@ def _run(verb: str, arguments: list[str], prog: str) -> int:
     command = typer.main.get_command(app)
     try:
         # train.py is a program of its own: its usage line does not show the verb
-        code = command.main(arguments, f"{prog} {verb}" if prog == "seal" else prog, standalone_mode=False)
+        code = command.main(
+            arguments,
+            f"{prog} {verb}" if prog == "seal" else prog,
+            standalone_mode=False,
+            help_option_names=["-h", "--help"],
+        )
     except typer.Abort:
         raise KeyboardInterrupt from None
     except usage_error as error:  # an unknown option, a missing argument

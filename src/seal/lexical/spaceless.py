@@ -16,6 +16,9 @@ _FUNCTION = frozenset(
 """Chinese characters that stand between words."""
 _ENDINGS = frozenset("市省县縣県州国國区區府都道人年月日号號個个元円次")
 """What may follow a name and leave it the same."""
+_KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}ー]")
+_BEFORE = ("คือ", "เป็น", "ที่", "ใน", "ของ", "และ", "กับ", "ชื่อ", "ຄື", "ແມ່ນ", "គឺ", "ជា", "နှင့်")
+_AFTER = ("ครับ", "ค่ะ", "คะ", "และ", "ใน", "ที่", "เป็น", "คือ", "ของ", "ได้", "និង", "នៅ", "သည်")
 _DENYING = frozenset("不没沒非未无無")
 
 
@@ -34,10 +37,20 @@ def holds(text: str, word: str, given: str) -> bool:
     start = text.find(word)
     while start >= 0:
         before, after = text[start - 1 : start], text[start + len(word) : start + len(word) + 1]
-        if _free(word, before, after, given):
+        if _free(word, before, after, given) and (len(word) >= 4 or _bounded(text, word, start)):
             return True
         start = text.find(word, start + 1)
     return False
+
+
+def _bounded(text: str, word: str, start: int) -> bool:
+    """Whether a short word of Thai and the like stands alone in a run, or beside words that tie sentences."""
+    if _HAN.match(word[0]) or _KANA.match(word[0]):
+        return True
+    before, after = text[max(0, start - 8) : start], text[start + len(word) : start + len(word) + 8]
+    return (not before or before.endswith(("\n", *_BEFORE))) and (
+        not after or after.startswith(("\n", *_AFTER))
+    )
 
 
 def _free(word: str, before: str, after: str, given: str) -> bool:

@@ -109,6 +109,25 @@ def join_number_words(words: list[Token], lang: Language) -> Iterator[Token]:
     yield from reading.close()
 
 
+def han_number(text: str) -> Decimal:
+    """三百二十 (Chinese numerals with scales, or digit by digit: 一九一一) as a number."""
+    if not any(c in t.HAN_SCALES for c in text):
+        return Decimal("".join(str(t.HAN_DIGITS[c]) for c in text))
+    total = section = digit = Decimal(0)
+    for c in text:
+        if c in t.HAN_DIGITS:
+            digit = Decimal(t.HAN_DIGITS[c])
+        elif t.HAN_SCALES[c] < 4:
+            section, digit = section + (digit or 1) * Decimal(10) ** t.HAN_SCALES[c], Decimal(0)
+        else:
+            total, section, digit = (
+                total + (section + digit or 1) * Decimal(10) ** t.HAN_SCALES[c],
+                Decimal(0),
+                Decimal(0),
+            )
+    return total + section + digit
+
+
 def _is_share(reading: _NumberWords, word: str) -> bool:
     """One third, two thirds; but not twenty third."""
     return (

@@ -89,6 +89,7 @@ EXCLUSIVE = tuple(
         "before|until after|since",
         "left right",
         "first|1th last",
+        "early late",
         "increase|increased|increases|rose|grew decrease|decreased|decreases|fell|shrank",
         "male female",
         "positive negative",
@@ -136,6 +137,10 @@ SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 1
     "triệu": 6, "nghìn": 3, "tỷ": 9,
 }  # fmt: skip
 """Powers of ten; they count only after a number (and hundred, thousand, million after a number word)."""
+HAN_DIGITS = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0, "两": 2, "兩": 2}
+HAN_SCALES = {"十": 1, "百": 2, "千": 3, "万": 4, "萬": 4, "亿": 8, "億": 8}
+HAN_COUNTERS = "个個人名年月日号號次元円回度歳岁歲点點分秒時时小週周倍本枚番位つ世"
+"""What follows a Chinese or Japanese numeral that counts."""
 MONEY_SCALES = {"k": "thousand", "m": "million", "b": "billion"}
 """Scales glued to an amount of money."""
 MINUS = _set("minus negative menos negativ negativo moins meno минус мінус μείον 마이너스 manfi")

@@ -12,7 +12,7 @@ import regex
 from seal.lexical import tables as t
 from seal.lexical.numbers import Token, compound, number, plain, read_numeral
 from seal.lexical.quantities import join_compounds, with_months, with_units
-from seal.lexical.spoken import join_number_words
+from seal.lexical.spoken import han_number, join_number_words
 from seal.lexical.words import SPACELESS, Language, fold, fold_word
 
 _SCAN = regex.compile(
@@ -27,6 +27,11 @@ _SCAN = regex.compile(
     |(?P<symbol>-+|/|:(?=[ ]?\d)|°[CF]?\b|[%‰°#&<>≤≥′″])
     """,
     regex.VERBOSE,
+)
+_HAN_DIGIT = "".join(t.HAN_DIGITS)
+_HAN_NUMBER = regex.compile(
+    rf"(?<![\d.{_HAN_DIGIT}十百千万萬亿億])(?P<percent>百分之)?(?P<n>[{_HAN_DIGIT}十百千][{_HAN_DIGIT}十百千万萬亿億]*+)"
+    rf"(?:(?=[{t.HAN_COUNTERS}])|(?(percent)|(?<!{SPACELESS.pattern}(?P=n))(?!{SPACELESS.pattern})))"
 )
 _ABBREVIATION = regex.compile(r"\b(\p{L})\.(?=\p{L}\.)")
 _ROMAN = regex.compile(r"(?=[IVXL])(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
@@ -53,11 +58,17 @@ def each(text: str, lang: Language) -> Iterator[Token]:
 
 def _prepared(text: str, lang: Language) -> str:
     text = _ABBREVIATION.sub(r"\1", fold(text))  # u.s. is us
+    if not text.isascii():
+        text = _HAN_NUMBER.sub(_digits, text)
     if not lang.english:
         return regex.sub(r"(?<=\p{L})'(?=\p{L})", " ", text)
     text = regex.sub(r"n't\b", " not", text, flags=regex.IGNORECASE)
     text = regex.sub(r"(?<=\p{L})'s\b|(?<=s)'(?!\w)", "", text, flags=regex.IGNORECASE)
     return regex.sub(r"(?<=\p{L})'(?=\p{L})", "", text)
+
+
+def _digits(m: regex.Match[str]) -> str:
+    return f" {plain(han_number(m['n']))}{'%' if m['percent'] else ''} "
 
 
 def _scan(text: str, lang: Language) -> Iterator[Token]:
@@ -95,7 +106,7 @@ def _word(raw: str, dotted: bool) -> Token:
 def _number(m: regex.Match[str], sign: str, lang: Language, money: bool) -> Iterator[Token]:
     """A numeral with what is glued to it: an ordinal's ending, a unit, or letters of a code (3D)."""
     ending, glued = m["ending"] or "", m["glued"] or ""
-    if money:
+    if money or glued == "k":
         glued = t.MONEY_SCALES.get(glued.casefold(), glued)
     if glued and not (
         glued in t.UNIT_SYMBOLS or glued.casefold() in t.SCALES or glued.casefold() in ("am", "pm")

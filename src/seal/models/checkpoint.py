@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from seal.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _VERSION_LENGTH = 12
 #: Config entries that say who wrote the file, not what the model is.
@@ -146,6 +148,41 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> str:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
     return folder_version(folder)
+
+
+def cached_checkpoint(folder: Path, write: Callable[[Path], None], saying: str) -> Path:
+    """`folder` of the cache, found whole, or filled by `write`; then one line says so: `saying`.
+
+    Several processes may ask at once; one builds. A damaged entry is built again.
+
+    Raises:
+        ModelError: the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        if _whole(folder):
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not _whole(folder):
+                _log.info(saying)
+                with no_progress_bars():
+                    write_checkpoint(folder, write)
+    except OSError as error:
+        raise ModelError(
+            f"cannot keep {folder.name} in the cache: {one_line(error)}",
+            "set SEAL_CACHE to a folder that you can write to",
+        ) from error
+    return folder
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        verify_checkpoint(folder)
+    except ModelError:
+        return False
+    return True
 
 
 def verify_checkpoint(folder: str | Path, *, deep: bool = False) -> str:

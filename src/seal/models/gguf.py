@@ -6,7 +6,6 @@ data file: the wheel's code is never imported and its dependencies are not neede
 
 from __future__ import annotations
 
-import logging
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +13,10 @@ from typing import NamedTuple
 from seal.errors import ModelError
 from seal.models.checkpoint import (
     cache_dir,
+    cached_checkpoint,
     file_digest,
-    no_progress_bars,
     one_line,
-    verify_checkpoint,
-    write_checkpoint,
 )
-
-_log = logging.getLogger(__name__)
 
 
 class _Wheel(NamedTuple):
@@ -77,32 +72,10 @@ def dequantise(path: Path) -> Path:
     Raises:
         ModelError: the file is no GGUF model that transformers reads, or the cache cannot be written.
     """
-    from filelock import FileLock
-
-    try:
-        folder = cache_dir() / "gguf" / f"{path.stem}-{file_digest(path)[:12]}"
-        if _whole(folder):
-            return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not _whole(folder):
-                _log.info("unpacking %s into %s (once)", path.name, folder)
-                with no_progress_bars():
-                    write_checkpoint(folder, lambda target: _convert(path, target))
-    except OSError as error:
-        raise ModelError(
-            f"cannot keep {path.name} in the cache: {one_line(error)}",
-            "set SEAL_CACHE to a folder that you can write to",
-        ) from error
-    return folder
-
-
-def _whole(folder: Path) -> bool:
-    try:
-        verify_checkpoint(folder)
-    except ModelError:
-        return False
-    return True
+    folder = cache_dir() / "gguf" / f"{path.stem}-{file_digest(path)[:12]}"
+    return cached_checkpoint(
+        folder, lambda target: _convert(path, target), f"unpacking {path.name} into {folder} (once)"
+    )
 
 
 def _convert(path: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ModelError
-from seal.models import builtin, gguf
+from seal.models import builtin, gguf, pickled
 from seal.models.checkpoint import MANIFEST, folder_version, no_progress_bars, one_line, verify_checkpoint
 from seal.self_edit import chat_prompt
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BUILTIN_NAMES = (*gguf.WHEELS, *builtin.NAMES)
 DTYPES = ("auto", "float32", "bfloat16")
+#: Seconds until a hub that does not answer counts as out of reach.
+_HUB_SECONDS = 5.0
 #: Weights below this many bytes gain nothing from bfloat16 and lose exactness.
 _SMALL_BYTES = 64 * 2**20
 
@@ -71,6 +73,17 @@ def apply_chat(tokenizer: PreTrainedTokenizerBase, user_text: str) -> str:
     return chat_prompt(tokenizer, user_text) if tokenizer.chat_template else user_text
 
 
+def require_model(name: str, device: str = "auto", dtype: str = "auto") -> None:
+    """Make sure that `load_model` finds what it needs, before other things take time. Weights stay unread.
+
+    Raises:
+        ModelError: as `resolve`, or the device or dtype cannot be had.
+    """
+    if name not in builtin.NAMES:
+        resolve(name)
+    pick_dtype(dtype, pick_device(device))
+
+
 def resolve(name: str) -> Path:
     """The local folder of safetensors that `name` stands for, fetched or converted if need be.
 
@@ -84,7 +97,12 @@ def resolve(name: str) -> Path:
         if not path.is_file():
             raise ModelError(f"there is no file {name}", "check the path of the .gguf file")
         return gguf.dequantise(path.resolve())
-    folder = path if path.is_dir() else _from_hub(name)
+    if path.is_dir():
+        folder = path
+    else:
+        folder = _from_hub(name)
+        if (folder / pickled.WEIGHTS).is_file() and not any(folder.glob("*.safetensors")):
+            return pickled.as_safetensors(folder, name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ModelError(f"{name} is a LoRA adapter, not a model", "give the merged model, or its base model")
     if not (folder / "config.json").is_file():
@@ -194,15 +212,22 @@ def _from_hub(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     get = f"on a machine that is online, run: hf download {repository}"
-    try:
+    answers = _hub_answers(repository, revision or None)
+
+    def fetch(*patterns: str) -> Path:
         return Path(
             snapshot_download(
                 repository,
                 revision=revision or None,
-                allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
+                local_files_only=not answers,
+                allow_patterns=list(patterns),
                 ignore_patterns=["*/*", "consolidated*"],
             )
         )
+
+    try:
+        folder = fetch("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+        return folder if any(folder.glob("*.safetensors")) else fetch(pickled.WEIGHTS)
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{name} is gated", "accept its licence on its page and run: hf auth login"
@@ -221,6 +246,20 @@ def _from_hub(name: str) -> Path:
             f"{name} is not on this machine and the Hugging Face hub cannot be reached",
             f"{get}; {_suggest(name)}",
         ) from error
+
+
+def _hub_answers(repository: str, revision: str | None) -> bool:
+    """Whether the hub says anything about a model in time; downloads alone would wait for ever."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().model_info(repository, revision=revision, timeout=_HUB_SECONDS)
+    except (HfHubHTTPError, HFValidationError):
+        return True
+    except Exception:  # noqa: BLE001 (the HTTP library's own: no route, no name, too slow, offline)
+        return False
+    return True
 
 
 def _suggest(name: str) -> str:
