@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all check lock clean
+.PHONY: help demo test test-slow test-all check lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,11 +17,14 @@ PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
 
-demo: $(READY) ## set up, then teach the built-in model a few invented passages (about 6 minutes on 2 cores)
+demo: $(READY) ## set up, then teach the built-in model a few invented passages (a few minutes on 2 cores)
 	@$(BIN)/seal train --preset demo
 
-test: $(READY) ## the fast tests, one of them on the real built-in model (under 6 minutes)
+test: $(READY) ## the fast tests, one of them on the real built-in model (under 4 minutes on 2 free cores)
 	@$(PYTEST) -m "not slow"
+
+test-slow: $(READY) ## the others: benchmarks, load, several processes (about ten minutes)
+	@$(PYTEST) -m slow
 
 test-all: $(READY) ## every test that this machine can run
 	@$(PYTEST)

@@ -22,7 +22,7 @@ from seal.domains.few_shot import PAPER_LORA, FewShotLearning
 from seal.errors import ConfigError, DataError
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.inner.protocol import FollowUp
-from seal.records import AdaptJob, Answer, EvalPrompt, Task, TrainingConfig
+from seal.records import AdaptJob, Answer, EvalPrompt, Sampling, Task, TrainingConfig
 
 TASK = find_task("6150a2bd")  # two demonstrations, one test; the rule is a half turn
 EDIT = ArcRecipe(False, False, False, False, "train_using_output_tokens", 1e-3, 2, colour=False)
@@ -278,14 +278,15 @@ def test_constrained_edits_come_from_the_policy_s_own_likelihoods(tiny: Callable
     domain = FewShotLearning()
     sampler = domain.sampler(generator, loaded.tokenizer)
     assert isinstance(sampler, RecipeWriter)
-    texts = domain.generate_edits([TASK] * 4, loaded.tokenizer, generator.score, [1, 2, 3, 4])
+    prompt, warm = domain.prompt_for(TASK, loaded.tokenizer), Sampling(temperature=1.0)
+    texts = [written.text for written in sampler.generate([prompt] * 4, warm, [1, 2, 3, 4])]
     assert all(parse_recipe(text).to_json() == text for text in texts)
-    assert texts == domain.generate_edits([TASK] * 4, loaded.tokenizer, generator.score, [1, 2, 3, 4])
+    assert texts == [written.text for written in sampler.generate([prompt] * 4, warm, [1, 2, 3, 4])]
     assert FewShotLearning(constrained=False).sampler(generator, loaded.tokenizer) is generator
-    (greedy,) = domain.generate_edits([TASK], loaded.tokenizer, generator.score, [1], temperature=0)
-    start = domain.prompt_for(TASK, loaded.tokenizer) + '{"data_generation": {"use_basic_augmentations":'
+    (greedy,) = sampler.generate([prompt], Sampling(temperature=0.0), [1])
+    start = prompt + '{"data_generation": {"use_basic_augmentations":'
     on, off = generator.score([start] * 2, [" true,", " false,"])
-    assert parse_recipe(greedy).basic == (on > off)
+    assert parse_recipe(greedy.text).basic == (on > off)
 
 
 @pytest.fixture(scope="module")

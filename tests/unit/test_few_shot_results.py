@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,16 @@ from seal.arc.recipe import ArcRecipe
 from seal.cli import main
 from seal.config import load_config
 from seal.errors import DataError
-from seal.records import ArmScore, SelfEdit, Task, TaskScore
+from seal.records import (
+    AdaptOutcome,
+    ArmScore,
+    Baseline,
+    Performance,
+    SelfEdit,
+    Task,
+    TaskScore,
+    Trial,
+)
 from seal.report.few_shot import compare, keeps_rule
 from seal.report.history import read_history
 from seal.run.folder import Run
@@ -103,3 +114,42 @@ def test_runs_of_another_domain_are_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(DataError, match="knowledge_incorporation"):
         compare([read_history(run.path)])
+
+
+def test_a_run_s_attempts_become_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = made_up(tmp_path / "run", 1, {"base": [0] * 4, "random": [1, 0, 0, 0]}, {})
+    tasks = [t.task_id for t in read_history(run.path).arms[0].tasks]
+    first, second, blank = [[1, 2]], [[3]], [[0]]
+
+    def measured(*attempts: Any) -> Performance:
+        return Performance(0.0, n=1, details={"tests": [{"attempts": a} for a in attempts]})
+
+    answers = [measured([first, second]), measured(None), measured([second, first], None), measured(None)]
+    for number, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+        run.record("baseline", f"p/{task}", Baseline(task, "p", measured([blank, blank])))
+        for edit, after in enumerate(
+            (answer, measured([blank, second]))
+        ):  # of two self-edits the first counts
+            trial = Trial(
+                f"{task}.e{edit}", task, 0, "random", -1, "p", answer, after, AdaptOutcome(str(number))
+            )
+            run.record("trial", f"{task}.e{edit}/r0", trial)
+    run.close()
+    out = tmp_path / "submission.json"
+    assert main(["arc", "submission", str(run.path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines() == ["5 tests, attempts of the arm random", str(out)]
+    nothing = {"attempt_1": blank, "attempt_2": blank}
+    assert json.loads(out.read_text()) == {
+        tasks[0]: [{"attempt_1": first, "attempt_2": second}],
+        tasks[1]: [nothing],
+        tasks[2]: [{"attempt_1": second, "attempt_2": first}, nothing],
+        tasks[3]: [nothing],
+    }
+    for command, says in (
+        (["--out", str(out)], "submission.json exists already"),
+        (["--arm", "self_edit_rl"], "has no held-out arm 'self_edit_rl'. Name one of base, random"),
+    ):
+        assert main(["arc", "submission", str(run.path), *command]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["arc", "submission", str(run.path), "--arm", "base", "--out", str(tmp_path / "b.json")]) == 0
+    assert json.loads((tmp_path / "b.json").read_text())[tasks[1]] == [nothing]

@@ -124,14 +124,6 @@ def chain(*parts: Augmenter) -> Augmenter:
     return Augmenter(f"Chain([{', '.join(p.name for p in parts)}])", apply)
 
 
-def concat(*parts: Augmenter, axis: int) -> Augmenter:
-    """Several changes of one grid side by side (axis 1) or stacked (axis 0)."""
-    names = ", ".join(p.name for p in parts)
-    return Augmenter(
-        f"Concat(({names}), axis={axis})", lambda g: np.concatenate([p.apply(g) for p in parts], axis=axis)
-    )
-
-
 _TURNS = (rotate(90), rotate(270), rotate(180), flip(0), flip(1))
 _DOUBLE = resolution(2)
 
@@ -204,8 +196,3 @@ def colours(mapping: Mapping[int, int]) -> Augmenter:
     for old, new in mapping.items():
         table[old] = new
     return Augmenter(f"PermuteColorswithMap({dict(mapping)})", lambda g: table[g])
-
-
-def inverse_colours(mapping: Mapping[int, int]) -> Augmenter:
-    """What undoes `colours(mapping)`."""
-    return colours({new: old for old, new in mapping.items()})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from seal.arc.augment import AnyAugmenter, augmenters
 from seal.arc.grid import Grid, to_grid, to_pair
 from seal.arc.recipe import FLAGS
-from seal.arc.vote import Vote, attempts
 from seal.records import Task
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ PALETTE = (
     "#7fd4f5",
     "#7a1426",
 )
+#: Outline of a cell that is not as in the solution.
 WRONG = "#ff2fd6"
 _CELL, _GAP, _TEXT = 14, 18, 12
 
@@ -45,7 +44,7 @@ class _Sheet:
     row_height: float = 0
     right: float = 0
 
-    def add(self, grid: Grid | None, label: str, wrong: Iterable[tuple[int, int]] = ()) -> None:
+    def add(self, grid: Grid | None, label: str) -> None:
         """One labelled grid; None draws an empty frame with a question mark."""
         rows, columns = (len(grid), len(grid[0])) if grid else (3, 3)
         self.parts.append(_text(self.x, self.y - 4, label))
@@ -61,7 +60,6 @@ class _Sheet:
                 for r, row in enumerate(grid)
                 for c, colour in enumerate(row)
             ]
-            self.parts += [_outline(self.x + c * _CELL, self.y + r * _CELL) for r, c in wrong]
         width = max(columns * _CELL, 7 * len(label))
         self.x += width + _GAP
         self.right = max(self.right, self.x)
@@ -98,14 +96,6 @@ def _cell(x: float, y: float, fill: str) -> str:
     )
 
 
-def _outline(x: float, y: float) -> str:
-    inner = _CELL - 3
-    return (
-        f'<rect class="wrong" x="{x + 1.5:g}" y="{y + 1.5:g}" width="{inner}" height="{inner}" '
-        f'fill="none" stroke="{WRONG}" stroke-width="3"/>'
-    )
-
-
 def wrong_cells(predicted: Grid, gold: Grid) -> list[tuple[int, int]]:
     """(row, column) of the predicted cells that are not as in `gold`, cells outside it included."""
     return [
@@ -124,39 +114,6 @@ def task_sheet(task: Task) -> str:
             sheet.add(given, f"{kind} {i} input")
             sheet.add(output, f"{kind} {i} output")
             sheet.next_row()
-    return sheet.svg()
-
-
-def prediction_sheet(task: Task, predicted: Sequence[Sequence[Any] | None]) -> str:
-    """Every test with its two attempts; cells that are wrong are outlined.
-
-    Args:
-        predicted: for each test its two attempts, or None (as in `Performance.details`).
-    """
-    sheet = _Sheet(f"task {task.id}: attempts")
-    for i, ((given, gold), pair) in enumerate(zip(task.target, predicted, strict=True)):
-        sheet.add(given, f"test {i} input")
-        sheet.add(gold, "solution")
-        for number, attempt in enumerate(pair or (None, None), 1):
-            grid = tuple(map(tuple, attempt)) if attempt is not None else None
-            wrong = wrong_cells(grid, gold) if grid is not None and gold is not None else []
-            right = grid is not None and gold is not None and grid == gold
-            sheet.add(grid, f"attempt {number}{' (right)' if right else ''}", wrong)
-        sheet.next_row()
-    return sheet.svg()
-
-
-def vote_sheet(title: str, votes: Sequence[Vote], gold: Grid | None = None) -> str:
-    """The distinct answers of all views, most votes first, with the views that gave them."""
-    sheet = _Sheet(f"{title}: votes")
-    chosen = attempts(votes) or ()
-    for grid, count in Counter(vote.grid for vote in votes).most_common():
-        views = ", ".join(sorted({vote.inverse or "plain" for vote in votes if vote.grid == grid}))
-        place = f", attempt {chosen.index(grid) + 1}" if grid in chosen else ""
-        sheet.add(grid, f"{count} of {len(votes)}{place}", wrong_cells(grid, gold) if gold else ())
-        sheet.parts.append(_text(sheet.x, sheet.y + _TEXT, views))
-        sheet.right = max(sheet.right, sheet.x + 7 * len(views) + _GAP)
-        sheet.next_row()
     return sheet.svg()
 
 

@@ -2,7 +2,6 @@
 
 Reading is tolerant (code fences, words around the object, trailing commas, unknown keys; of a duplicate key
 the last one counts). The meaning is strict: `parse_recipe` says why an edit cannot be applied.
-`official_reading` tells what the official scripts would have done with the same text.
 """
 
 from __future__ import annotations
@@ -156,56 +155,6 @@ def _number(section: dict[str, Any], key: str) -> float:
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{key} is {value}", "use a finite number")
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class OfficialReading:
-    """What the official scripts do with a completion.
-
-    `verdict`: "trained", "dummy" (an untrained adapter is scored), "resampled" (not JSON: drawn again,
-    without end), "skipped" (no training data) or "stops" (an uncaught error, named by `error`).
-    """
-
-    verdict: Literal["trained", "dummy", "resampled", "skipped", "stops"]
-    error: str = ""
-    phase: int = 1
-    """1: reading the completion, 2: training on it."""
-    groups: tuple[str, ...] = ()
-    epochs: Any = 0
-    learning_rate: Any = 0
-    all_tokens: bool = True
-
-
-def official_reading(text: str, n_rows: int) -> OfficialReading:
-    """How the official scripts read a completion whose task yields `n_rows` training rows."""
-    try:
-        whole = json.loads(text)
-    except ValueError:
-        return OfficialReading("resampled", "JSONDecodeError")
-    if not isinstance(whole, dict):
-        return OfficialReading("stops", "TypeError")
-    if "data_generation" not in whole or "training" not in whole:
-        return OfficialReading("stops", "KeyError")
-    data, training = whole["data_generation"], whole["training"]
-    groups = tuple(group for group, key in FLAGS.items() if data.get(key))
-    if n_rows == 0:
-        return OfficialReading("skipped", phase=2, groups=groups)
-    if "strategy" not in training:
-        return OfficialReading("dummy", phase=2, groups=groups)
-    epochs, rate = training["num_train_epochs"], training["learning_rate"]
-    if isinstance(epochs, bool) or not isinstance(epochs, int | float):
-        return OfficialReading("stops", "TypeError", phase=2, groups=groups)
-    known = training["strategy"] in STRATEGIES
-    if not known or steps(n_rows, epochs) > MAX_STEPS:
-        epochs = 0
-    return OfficialReading(
-        "trained" if epochs else "dummy",
-        phase=2,
-        groups=groups,
-        epochs=epochs,
-        learning_rate=rate,
-        all_tokens=training["strategy"] == "train_using_all_tokens",
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,21 +57,6 @@ def parse(text: str, style: Style = "compact") -> Grid | None:
         return None
 
 
-def parse_official(text: str) -> list[list[int]] | None:
-    """What the official decoder makes of `text`: numbers reshaped to the count of lines, as int8.
-
-    It is laxer than `parse`: ragged rows whose sum divides evenly pass, colours wrap at 256, and an empty
-    answer is a row of no cells. None where it gives up.
-    """
-    lines = text.replace(END, "").replace("[", " ").replace("]", " ").split("\n")
-    try:
-        numbers = [int(word) for line in lines for word in line.split()]
-        cells = np.array(numbers, dtype=np.int64).astype(np.int8).reshape(len(lines), -1)
-    except ValueError:
-        return None
-    return [[int(cell) for cell in row] for row in cells]
-
-
 class Codec:
     """Token ids of training rows and prompts for one tokenizer and style.
 

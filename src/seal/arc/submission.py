@@ -41,5 +41,16 @@ def _entry(attempts: Attempts | None) -> Entry:
 
 
 def write_submission(predictions: Mapping[str, Attempts | None], path: Path) -> None:
-    """Write `submission(predictions)` as JSON."""
-    path.write_text(json.dumps(submission(predictions)), encoding="utf-8")
+    """Write `submission(predictions)` as JSON.
+
+    Raises:
+        DataError: the file is there already, or cannot be written.
+    """
+    text = json.dumps(submission(predictions))
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise DataError(f"{path} exists already", "choose another --out") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}", "choose another --out") from None

@@ -1,4 +1,4 @@
-"""ARC tasks: show or draw one, warm a model up on synthetic ones, compare what runs solved."""
+"""ARC tasks: show or draw one, warm up on synthetic ones, compare what runs solved, write a submission."""
 
 from __future__ import annotations
 
@@ -84,6 +84,23 @@ def results(
 
     for line in lines([read_history(run) for run in runs]):
         print(line)
+
+
+@app.command()
+def submission(
+    run: Annotated[Path, Argument(help="Folder of a few-shot run.")],
+    out: Annotated[Path, Option(help="New file to write.")] = Path("submission.json"),
+    arm: Annotated[str, Option(help="Held-out arm; default: the one measured last.")] = "",
+) -> None:
+    """Write Kaggle's submission file: two attempts at every held-out test."""
+    from seal.arc.submission import write_submission
+    from seal.report.arc_attempts import attempts_by_test
+    from seal.report.history import read_history
+
+    chosen, attempts = attempts_by_test(read_history(run), arm)
+    write_submission(attempts, out)
+    print(f"{len(attempts)} tests, attempts of the arm {chosen}")
+    print(out)
 
 
 def _find(name: str) -> Task:

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from seal.arc.augment import augmenters, named
-from seal.arc.grammar import RecipeSpace, RecipeWriter, Scorer, write_recipes
+from seal.arc.grammar import RecipeSpace, RecipeWriter
 from seal.arc.grid import Pair, to_array, to_pair
 from seal.arc.outcome import Detail, read_votes
 from seal.arc.recipe import (
@@ -191,24 +191,6 @@ class FewShotLearning(BaseDomain):
         """The generator that self-edits are drawn from: constrained where `generator` can score texts."""
         scorer = getattr(generator, "scorer", None)
         return RecipeWriter(scorer, tokenizer, self.space) if self.constrained and scorer else generator
-
-    def generate_edits(
-        self,
-        tasks: Sequence[Task],
-        tokenizer: PreTrainedTokenizerBase,
-        score: Scorer,
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-    ) -> list[str]:
-        """One recipe a task and seed, by constrained generation over `space`; all written together.
-
-        Repeat a task to write several edits of it. See `seal.arc.grammar.write_recipes`.
-        """
-        prompts: dict[str, str] = {}
-        for task in tasks:
-            if task.id not in prompts:
-                prompts[task.id] = self.prompt_for(task, tokenizer)
-        return write_recipes([prompts[t.id] for t in tasks], seeds, score, self.space, temperature)
 
     def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase

@@ -188,14 +188,6 @@ def next_free(path: str | Path) -> Path:
     return candidate
 
 
-def need_space(path: Path, n_bytes: int, what: str) -> None:
-    """Raise `RunError` when fewer than `n_bytes` are free at `path` for `what`."""
-    free = shutil.disk_usage(path).free
-    if free < n_bytes:
-        cause = f"{path}: {what} needs {n_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        raise RunError(cause, f"free some space, then `seal resume {path}`")
-
-
 def _visible(path: Path) -> list[str]:
     """Names that make a folder not empty: hidden files and the empty journal of a broken start do not."""
     names = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
