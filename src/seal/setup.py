@@ -54,11 +54,11 @@ def _half(config: SEALConfig, split: str, tally: Tally) -> list[Task]:
             from seal.arc.tasks import with_solutions
 
             tasks = with_solutions(tasks, tally, data.loader)
-        return tasks[:limit]
+        return tally.first(tasks, limit)
     if few_shot:
         from seal.arc.sources import load_split
 
-        return load_split(data, split, tally)[:limit]
+        return tally.first(load_split(data, split, tally), limit)
     return _passages(config, split, limit, tally)
 
 

@@ -363,6 +363,13 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
         load_data(config)
 
 
+def test_what_is_beyond_a_limit_is_said(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.json", labelled(*["train"] * 5, *["val"] * 4))
+    overrides = {"data_config.path": str(path), "evaluation.n_tasks": 1, "data_config.max_val_samples": 3}
+    data = load_data(load_config(preset="test", overrides=overrides))
+    assert [(report.tasks, report.count("beyond")) for report in data.reports] == [(4, 1), (1, 3)]
+
+
 def test_repeated_passages_are_never_divided(tmp_path: Path) -> None:
     records = [{**PASSAGE, "context": f"C {i % 7}."} for i in range(28)]
     path = put(tmp_path / "a.json", json.dumps(records))
@@ -470,7 +477,7 @@ def test_no_more_of_a_stream_is_read_than_is_needed(tmp_path: Path) -> None:
     loader = DataLoader(f"hf:{tmp_path}", max_samples=4)
     tasks = loader.load_tasks()
     assert [(t.context, len(t.target)) for t in tasks] == [(f"C {i}", 3) for i in range(4)]
-    assert loader.report.notes == (f"{tmp_path}: read up to row 32",)
+    assert str(loader.report) == f"4 tasks, 12 questions; nothing left out; {tmp_path}: read up to row 32"
     few, many = (
         {t.id for t in load_tasks(f"hf:{tmp_path}", split=s, max_samples=40)} for s in ("train", "val")
     )

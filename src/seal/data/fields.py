@@ -109,9 +109,8 @@ def context_of(record: Mapping[str, Any], where: str) -> str:
         )
     if not there:
         fix = 'give it "context": "..." (or "passage", "text"), or name its column in data_config.columns'
-        raise DataError(
-            f"{where}: no passage in it, only {', '.join(map(str, record)) or 'nothing':.120}", fix
-        )
+        only = f", only {', '.join(map(str, record))}" if record else ""
+        raise DataError(f"{where}: no passage in it{only:.120}", fix)
     name = next((name for name in there if record[name] is not None), there[0])
     value = record[name]
     if not isinstance(value, str) or is_blank(value):

@@ -51,7 +51,7 @@ def halves(
         )
     ids = unique_ids([task.id for task in (*kept, *val)])
     named = [replace(t, id=name) for t, name in zip((*kept, *val), ids, strict=True)]
-    train, val = named[: len(kept)], named[len(kept) :][:n_held_out]
+    train, val = named[: len(kept)], tallies[1].first(named[len(kept) :], n_held_out)
     reports = [report_of("train", train, tallies[0])]
     if val:
         reports.append(report_of("val", val, tallies[1]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from seal.records import Task
+
 KINDS = {
     "unanswerable": ("unanswerable question", "unanswerable questions"),
     "passage": ("passage with unanswerable questions only", "passages with unanswerable questions only"),
@@ -13,6 +15,7 @@ KINDS = {
     "malformed": ("malformed record", "malformed records"),
     "leak": ("task to train on that is held out too", "tasks to train on that are held out too"),
     "repeated": ("repeated task", "repeated tasks"),
+    "beyond": ("task beyond the limit that is set", "tasks beyond the limit that is set"),
     "file": ("other file", "other files"),
     "unsolved_test": ("test without a solution", "tests without a solution"),
     "unsolved_task": ("task without a solved test", "tasks without a solved test"),
@@ -81,6 +84,12 @@ class Tally:
         known = self._found.get(more.kind)
         self._found[more.kind] = LeftOut(known.kind, known.count + more.count, known.first) if known else more
 
+    def first(self, tasks: Sequence[Task], most: int | None) -> list[Task]:
+        """The first `most` tasks (None: all); the others are left out."""
+        if most is not None:
+            self.leave_out("beyond", (task.id for task in tasks[most:]))
+        return list(tasks[:most])
+
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """All that was noted, one entry a reason."""
@@ -91,6 +100,7 @@ def one_line(reports: Sequence[LoadReport]) -> str:
     """Counts of every half, then what was left out of both or of each, and what else happened."""
     counts = [f"{report.tasks} {_HALVES[report.split]}" for report in reports]
     questions = sum(report.questions for report in reports)
+    asked = f"{questions} question{'s' * (questions != 1)}"
     shared = set(reports[0].left_out).intersection(*(r.left_out for r in reports)) if reports else set()
     parts = [str(each) for each in (reports[0].left_out if reports else ()) if each in shared]
     for report in reports:
@@ -98,4 +108,4 @@ def one_line(reports: Sequence[LoadReport]) -> str:
         parts += [f"{each}{half}" for each in report.left_out if each not in shared]
     notes = dict.fromkeys(note for report in reports for note in report.notes)
     left_out = f"left out: {'; '.join(parts)}" if parts else "nothing left out"
-    return "; ".join([", ".join([*counts, f"{questions} questions"]), left_out, *notes])
+    return "; ".join([", ".join([*counts, asked]), left_out, *notes])

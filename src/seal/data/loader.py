@@ -110,7 +110,7 @@ class DataLoader:
             tasks = self._chosen(self._passages(tally), self._divided, tally)
         if not tasks:
             raise DataError(f"{self.source}: no passage for split {self.split!r}", "choose another split")
-        tasks = [self._asked(task) for task in tasks[: self.max_samples]]
+        tasks = [self._asked(task) for task in tally.first(tasks, self.max_samples)]
         self.report = report_of(self.split, tasks, tally)
         return tasks
 
@@ -162,9 +162,10 @@ class DataLoader:
             tasks = self._chosen(passages[:-1] if more else passages, divide, tried)
             if len(tasks) >= self.max_samples or not more:
                 tally.take(report_of(self.split, tasks, tried))
-                if more:
-                    tally.notes.append(f"{source.name}: read up to row {len(taken)}")
-                return tasks
+                if not more:
+                    return tasks
+                tally.notes.append(f"{source.name}: read up to row {len(taken)}")
+                return tasks[: self.max_samples]  # nobody knows how many more there are
             taken += more
 
     def _chosen(
