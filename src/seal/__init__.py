@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seal.reward import RewardModel as RewardModel
+    from seal.taught.api import teach as teach
+    from seal.taught.model import TaughtModel as TaughtModel
 
 __version__ = "0.1.0"
 
@@ -19,8 +24,15 @@ _HOMES = {
     "BaseRewardModel": "seal.reward",
     "DataLoader": "seal.data.loader",
     "DataPreprocessor": "seal.data.preprocess",
+    "RewardModel": "seal.reward",
+    "TaughtModel": "seal.taught.model",
+    "teach": "seal.taught.api",
 }
 __all__ = [*sorted(_HOMES), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -87,6 +87,26 @@ REWARDS: dict[str, type[BaseRewardModel]] = {
 """Built-in reward models by the name a config uses."""
 
 
+class RewardModel(BaseRewardModel):
+    """A built-in reward by its name: `RewardModel("binary")`, `RewardModel("log_likelihood")`, …
+
+    Args:
+        kind: as in the setting `reward`.
+        threshold: as in the setting `reward_threshold`.
+
+    Raises:
+        ConfigError: as `make_reward`.
+    """
+
+    def __init__(self, kind: str = "binary", threshold: float = 0.0) -> None:
+        self._model = make_reward(kind, threshold)
+        self.keeps, self.keep_above = self._model.keeps, self._model.keep_above
+
+    def compute_reward(self, before: Performance, after: Performance, task: Any = None) -> float:
+        """What the named reward gives."""
+        return self._model.compute_reward(before, after, task)
+
+
 def make_reward(name: str, threshold: float = 0.0) -> BaseRewardModel:
     """A reward model by its built-in name or by the import path of a `BaseRewardModel` subclass.
 

@@ -63,6 +63,8 @@ PUBLIC = [
     "BaseRewardModel",
     "DataLoader",
     "DataPreprocessor",
+    "RewardModel",
+    "TaughtModel",
 ]
 HEAVY = ["torch", "transformers", "trl", "peft", "datasets", "matplotlib", "ray", "wandb", "openai"]
 
@@ -154,7 +156,8 @@ def test_the_first_contact_takes_little_more_than_python_itself(program: str) ->
 
 
 def test_public_names() -> None:
-    assert {*PUBLIC, "__version__"} == set(seal.__all__)
+    assert {*PUBLIC, "teach", "__version__"} == set(seal.__all__) == set(dir(seal))
+    assert callable(seal.teach)
     for name in PUBLIC:
         found = getattr(seal, name)
         assert isinstance(found, type)

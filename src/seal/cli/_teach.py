@@ -80,6 +80,23 @@ def take_back(into: Path | None, number: int, documents: list[str] | None) -> No
     print(f"{into} knows {len(manifest.batches)} batches now; the files of batch {number} are kept")
 
 
+def go_on(folder: Path, log_level: str) -> None:
+    """`seal resume` of a taught model."""
+    from seal.cli import _backend
+    from seal.models.load import load_model
+    from seal.taught.manifest import read_manifest
+    from seal.taught.teach import Teaching, unfinished_settings
+
+    found = unfinished_settings(folder)
+    if found is None:
+        conclude(folder, read_manifest(folder).batches[-1])
+        return
+    settings, base = found
+    with _backend.interruptible(log_level, f"seal resume {folder} continues"), progress() as report:
+        manifest = Teaching(folder, settings, load_model(base), report).run()
+    conclude(folder, manifest.batches[-1])
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """A bar on a terminal, a line every tenth elsewhere; both on stderr."""

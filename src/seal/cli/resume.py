@@ -13,6 +13,11 @@ def resume(
     log_level: Annotated[str | None, Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
 ) -> None:
     """Go on with an interrupted run, and end with the numbers it would have had uninterrupted."""
+    if not (run / "config.yaml").exists() and (run / "passages").is_dir():
+        from seal.cli._teach import go_on
+
+        go_on(run, log_level or "WARNING")
+        return
     from seal.cli._carry_out import carry_out
     from seal.config import load_config
     from seal.run.folder import Run

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, ModelError
 from seal.records import Completion, Sampling
 from seal.taught.form import Form, Message
-from seal.taught.manifest import Manifest, TaughtPassage, passages_of, read_manifest
+from seal.taught.manifest import Manifest, Score, TaughtPassage, passages_of, read_manifest
 from seal.taught.route import Router
 from seal.taught.teach import check_base, chooser
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from seal.inner.adapter_engine import Prompt
     from seal.models.load import LoadedModel
 
+Documents = str | Path | Sequence[str | Path]
+"""A file or folder, or several."""
 UNTAUGHT = "untaught"
 """Name of the base without an adapter."""
 AUTO = "auto"
@@ -200,6 +202,44 @@ class TaughtModel:
             Reply(c.text.strip(), p.adapter, p.passage, c, len(p.prompt.ids), first.get(i, seconds), seconds)
             for i, (c, p) in enumerate(zip(completions, prepared, strict=True))
         ]
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """What was measured after the last batch."""
+        return self.manifest.batches[-1].scores if self.manifest.batches else ()
+
+    def table(self) -> str:
+        """The scores for people: knew before, knows now, lost."""
+        from seal.taught.measure import table
+
+        return table(self.scores)
+
+    def learn(self, documents: Documents, **options: Any) -> TaughtModel:
+        """Teach it more, and return it with the new batch; options as of `seal.taught.api.learn`.
+
+        Raises:
+            DataError: the documents cannot be used, or all of them were taught before.
+        """
+        from seal.taught.api import learn
+
+        return learn(self, documents, **options)
+
+    def undo(self, batch: int) -> TaughtModel:
+        """Take a batch, and all after it, out again, and return the model as it was before it.
+
+        Raises:
+            ModelError, ConfigError: there is no such batch, or it is the first.
+        """
+        from seal.taught.teach import undo
+
+        undo(self.folder, batch)
+        return TaughtModel(self.folder, loaded=self.loaded)
+
+    def export(self, to: str, out: str | Path, **options: Any) -> Path:
+        """Write it for another program; see `seal.taught.export.export`."""
+        from seal.taught.export import export
+
+        return export(str(self.folder), to, Path(out), **options)
 
     def passage_for(self, question: str) -> TaughtPassage | None:
         """The taught passage that a question seems to be about."""

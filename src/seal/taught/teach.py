@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from seal.data.documents.library import Library, read_library
 from seal.errors import AdaptError, ConfigError, DataError, ModelError, RunError
 from seal.records import AdaptJob, TrainingConfig
-from seal.run.codec import encode
+from seal.run.codec import decode, encode
 from seal.run.journal import Journal
 from seal.seeds import derive
 from seal.taught.form import Form
@@ -318,6 +318,24 @@ def unfinished_batch(journal: Journal) -> tuple[int, dict[str, Any]] | None:
     done = {row.key for kind in ("taught", "undone") for row in journal.rows(kind)}
     begun = [row for row in journal.rows("begun") if row.key not in done]
     return (int(begun[-1].key), begun[-1].data) if begun else None
+
+
+def unfinished_settings(folder: Path) -> tuple[TeachSettings, str] | None:
+    """Settings and base of the batch that was interrupted in `folder`; None where there is none.
+
+    Raises:
+        RunError: the folder holds no journal of a taught model's.
+    """
+    if not (folder / "journal.jsonl").is_file():
+        raise RunError(f"{folder} is no taught model", "give the folder of a run or of a taught model")
+    with Journal(folder / "journal.jsonl") as journal:
+        unfinished = unfinished_batch(journal)
+    if unfinished is None:
+        return None
+    plain = dict(unfinished[1]["settings"])
+    base = str(plain.pop("base"))
+    plain.pop("base_version")
+    return decode(TeachSettings, plain), base
 
 
 def undo(folder: Path, number: int) -> Manifest:
