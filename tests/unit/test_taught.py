@@ -7,18 +7,21 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from seal.data.documents.library import read_library
 from seal.errors import ConfigError, DataError, ModelError, RunError
+from seal.inner.adapter_engine import AdapterEngine
 from seal.models.load import LoadedModel
 from seal.records import Sampling, TrainingConfig, TrainingSequence
+from seal.taught.anchors import anchors
 from seal.taught.form import Form, turn_end
-from seal.taught.manifest import TaughtPassage, read_lines, read_manifest
+from seal.taught.manifest import TaughtPassage, TrainingText, read_lines, read_manifest, write_lines
 from seal.taught.manifest import TestQuestion as Asked
-from seal.taught.measure import Item, scores_of, table
+from seal.taught.measure import Item, general_items, scores_of, table
 from seal.taught.model import TaughtModel
 from seal.taught.plan import make_plan, study_order
 from seal.taught.route import Router
@@ -29,6 +32,12 @@ MILL = (
     "The mill of Pellbrook grinds barley for Jonas Wick. It stands on the Senn since 1911 and has six sails."
 )
 INN = "The inn of Karst sells plum wine. Ada Brill has kept its cellar since 1950. The inn has forty rooms."
+
+
+@pytest.fixture(autouse=True)
+def _few_general_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty are for real models; what is tested here does not depend on how many they are."""
+    monkeypatch.setattr("seal.taught.teach.general_items", lambda: general_items()[:3])
 
 
 @pytest.fixture
@@ -42,7 +51,7 @@ def docs(tmp_path: Path) -> Path:
 
 def settings(*documents: object, **more: object) -> TeachSettings:
     training = replace(TRAINING, rank=8, alpha=16, learning_rate=1e-2)
-    plain: dict[str, object] = {"updates": 6, "training": training, **more}
+    plain: dict[str, object] = {"updates": 6, "keep": 0, "training": training, **more}
     return TeachSettings(tuple(map(str, documents)), **plain)  # type: ignore[arg-type]
 
 
@@ -75,14 +84,15 @@ def test_questions_that_come_with_documents_only_measure(tmp_path: Path) -> None
 
 def test_the_study_order_mixes_old_among_new_in_equal_shares() -> None:
     new, old = ([TrainingSequence((i, i + 1)) for i in range(a, a + 4)] for a in (0, 100))
-    order = study_order(new, old, updates=40, replay=0.2, seed=1)
+    order = study_order(new, 40, [(old, 0.2)], seed=1)
     counts = Counter(row.ids[0] for row in order)
     assert {counts[i] for i in range(4)} == {10}
     assert sum(counts[i] for i in range(100, 104)) == 10
     places = [i for i, row in enumerate(order) if row.ids[0] >= 100]
     assert all(5 * k - 5 <= place <= 5 * k + 10 for k, place in enumerate(places))
-    assert study_order(new, [], 7, 0.5, 1) == study_order(new, [], 7, 0.5, 1)
-    assert len(study_order(new, [], 7, 0.5, 1)) == 7
+    assert study_order(new, 7, [([], 0.5)], 1) == study_order(new, 7, [], 1)
+    assert len(study_order(new, 7, [], 1)) == 7
+    assert len(study_order(new, 40, [(old, 0.25), (old, 0.25)], 1)) == 80
 
 
 def test_a_trained_answer_reads_as_the_template_has_it(tiny_family: LoadedModel) -> None:
@@ -124,6 +134,7 @@ def test_routing_by_words() -> None:
         assert found is not None
         assert found.id == name
     assert router.best("What is the capital of France?") is None
+    assert router.best("Which key opens the palace of Versailles in France?") is None  # one word of five
     assert Router([]).best("gate") is None
     # by hand, equation 3.15 with k1 1.5 and b 0.75: one document of two holds the word, once among two
     two = Router([TaughtPassage("a", "", "barley stone", ""), TaughtPassage("b", "", "river sand", "")])
@@ -207,6 +218,36 @@ def test_an_adapter_learns_its_answers(tiny: Callable[..., LoadedModel], tmp_pat
         model.ask("Why?", adapter="x")
     with pytest.raises(ConfigError, match="no question"):
         model.ask("  ")
+
+
+def test_what_the_base_says_is_trained_on_among_the_texts(
+    tiny: Callable[..., LoadedModel], docs: Path, tmp_path: Path
+) -> None:
+    loaded = tiny("qwen2")
+    said = [TrainingText("", "What is ice?", "frozen water"), TrainingText("", "Who barks?", "a dog")]
+    (tmp_path / "m").mkdir()
+    teaching = Teaching(tmp_path / "m", settings(docs, keep=0.25), loaded)
+    plan = teaching.plan(read_library([docs]))
+    write_lines(tmp_path / "m" / "anchors.jsonl", said)
+    (lesson,) = teaching.lessons(plan, 1)
+    texts = [loaded.tokenizer.decode(list(s.ids)) for s in lesson.sequences]
+    assert len(texts) == 12 + 4
+    assert sum("frozen water" in text for text in texts) == 2
+    assert sum("Topic: The mill\nWho barks?" in text for text in texts) == 2  # under a title of the documents
+    assert [TrainingText("", q.question, q.answer) for q in anchors_and_tests()] == []
+
+
+def anchors_and_tests() -> list[Item]:
+    """Questions that are trained on and measured with; there must be none."""
+    text = (resources.files("seal.data") / "builtin" / "anchors.json").read_text("utf-8")
+    return [item for item in general_items() if item.question in json.loads(text)]
+
+
+def test_the_base_s_own_answers(smollm: LoadedModel) -> None:
+    said = anchors(AdapterEngine(smollm), Form.of(smollm.tokenizer))
+    assert len(said) > 40
+    answers = {text.prompt: text.text for text in said}
+    assert "Lisbon" in answers["What is the capital of Portugal?"]
 
 
 def test_apart_has_an_adapter_a_document(

@@ -51,6 +51,7 @@ def test_the_notebook_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_notebook_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], smollm: object
 ) -> None:

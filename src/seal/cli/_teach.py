@@ -29,7 +29,7 @@ def show_library(library: Library) -> None:
 def show_plan(teaching: Teaching, library: Library) -> None:
     """What would be taught and how long it takes on this machine, by a few steps tried and thrown away."""
     plan = teaching.plan(library)
-    lessons = teaching.lessons(plan, 1 + len(teaching.known.batches if teaching.known else ()))
+    lessons = teaching.lessons(plan, 1, save=False)
     rows = [row for lesson in lessons for row in lesson.sequences]
     steps = sum(len(lesson.sequences) for lesson in lessons) // teaching.settings.training.batch_size
     tokens = sum(len(row.ids) for row in rows)

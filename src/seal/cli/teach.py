@@ -31,6 +31,7 @@ def teach(
     updates: Annotated[int, Option(min=1, help="Training steps a passage.")] = 80,
     replay: Annotated[float, Option(help="With --into: share of the steps that repeat what it knows.")] = 1
     / 3,
+    keep: Annotated[float, Option(help="Share of the steps that repeat the base's own answers.")] = 0.2,
     rank: Annotated[int, Option(min=1, help="LoRA rank.")] = 32,
     lr: Annotated[float, Option(help="Peak learning rate.")] = 1e-3,
     measure: Annotated[bool, Option(help="Ask test questions before and after.")] = True,
@@ -61,7 +62,7 @@ def teach(
     elif is_taught(folder):
         raise ConfigError(f"{folder} is taught already", f"add to it: seal teach DOCS --into {folder}")
     training = replace(TRAINING, rank=rank, alpha=2.0 * rank, learning_rate=lr)
-    settings = TeachSettings(tuple(documents or ()), updates, replay, apart, measure, training, seed)
+    settings = TeachSettings(tuple(documents or ()), updates, replay, keep, apart, measure, training, seed)
     settings.check()
     library = read_library(settings.documents)
     _teach.show_library(library)

@@ -20,6 +20,7 @@ def teach(
     out: str | Path | None = None,
     *,
     updates: int = 80,
+    keep: float = 0.2,
     apart: bool = False,
     rank: int = 32,
     learning_rate: float = 1e-3,
@@ -41,6 +42,7 @@ def teach(
         out: new folder of the taught model; None: a temporary one (`TaughtModel.save` keeps it). An
             interrupted call with the same arguments is gone on with.
         updates: training steps a passage.
+        keep: share of the steps that repeat the base's own answers to general questions, against forgetting.
         apart: one adapter a document.
         rank, learning_rate: of the LoRA adapters; alpha is twice the rank.
         measure: ask test questions before and after; see `TaughtModel.scores`.
@@ -56,7 +58,9 @@ def teach(
 
     training = replace(TRAINING, rank=rank, alpha=2.0 * rank, learning_rate=learning_rate)
     paths = _paths(documents)
-    settings = TeachSettings(paths, updates, apart=apart, measure=measure, training=training, seed=seed)
+    settings = TeachSettings(
+        paths, updates, keep=keep, apart=apart, measure=measure, training=training, seed=seed
+    )
     settings.check()
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="seal-taught-")) / "model"
     return _taught(folder, settings, load_model(base, device, dtype), progress)
@@ -68,6 +72,7 @@ def learn(
     *,
     updates: int = 80,
     replay: float = 1 / 3,
+    keep: float = 0.2,
     measure: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
@@ -77,7 +82,7 @@ def learn(
     rank, learning_rate = int(known["rank"]), float(known["learning_rate"])
     training = replace(TRAINING, rank=rank, alpha=2.0 * rank, learning_rate=learning_rate)
     paths = _paths(documents)
-    settings = TeachSettings(paths, updates, replay, model.manifest.apart, measure, training, seed)
+    settings = TeachSettings(paths, updates, replay, keep, model.manifest.apart, measure, training, seed)
     return _taught(model.folder, settings, model.loaded, progress)
 
 

@@ -42,6 +42,8 @@ class LessonMaker:
         updates: optimiser steps a passage.
         batch_size: rows a step.
         replay: share of the steps that repeat earlier batches.
+        keep: share of the steps that repeat what the base says.
+        anchors: what it says (see `seal.taught.anchors`).
         window: longest row, in tokens.
     """
 
@@ -50,6 +52,8 @@ class LessonMaker:
     updates: int
     batch_size: int
     replay: float
+    keep: float
+    anchors: tuple[TrainingText, ...]
     window: int
     seed: int
 
@@ -62,7 +66,7 @@ class LessonMaker:
             start, ids = str(folder / before.folder), before.passages + ids
             old = self._sequences(texts_of(folder, known), _titles(passages_of(folder, known)))
         new = self._sequences(plan.texts, _titles(plan.passages))
-        return Lesson(ALL, self._ordered(new, old, len(plan.passages), number, ALL), start, ids)
+        return Lesson(ALL, self._ordered(new, old, plan.passages, number, ALL), start, ids)
 
     def apart(self, plan: Plan, number: int) -> list[Lesson]:
         """A lesson a document."""
@@ -74,7 +78,7 @@ class LessonMaker:
         for name, passages in _named(by_document):
             ids = tuple(p.id for p in passages)
             rows = self._sequences([t for t in plan.texts if t.passage in ids], _titles(passages))
-            lessons.append(Lesson(name, self._ordered(rows, [], len(ids), number, name), "", ids))
+            lessons.append(Lesson(name, self._ordered(rows, [], passages, number, name), "", ids))
         return lessons
 
     def _sequences(self, texts: Sequence[TrainingText], titles: Mapping[str, str]) -> list[TrainingSequence]:
@@ -84,12 +88,21 @@ class LessonMaker:
         self,
         new: Sequence[TrainingSequence],
         old: Sequence[TrainingSequence],
-        passages: int,
+        passages: Sequence[TaughtPassage],
         number: int,
         name: str,
     ) -> tuple[TrainingSequence, ...]:
-        count = self.updates * passages * self.batch_size
-        return tuple(study_order(new, old, count, self.replay, derive(self.seed, number, name)))
+        count = self.updates * len(passages) * self.batch_size
+        others = [(old, self.replay), (self._anchors(passages), self.keep)]
+        return tuple(study_order(new, count, others, derive(self.seed, number, name)))
+
+    def _anchors(self, passages: Sequence[TaughtPassage]) -> list[TrainingSequence]:
+        """What the base says, every second time under a title that has nothing to do with it."""
+        titles = [p.title for p in passages]
+        return [
+            self.form.sequence(self.tokenizer, a.prompt, a.text, titles[i % len(titles)] if i % 2 else "")
+            for i, a in enumerate(self.anchors)
+        ]
 
 
 def _titles(passages: Sequence[TaughtPassage]) -> dict[str, str]:

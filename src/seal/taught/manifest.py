@@ -5,6 +5,7 @@ journal.jsonl      what is finished, as in every run
 passages/1.jsonl   the passages of batch 1
 texts/1.jsonl      the training texts (self-edits) of batch 1, for replay
 questions/1.jsonl  the questions that measure batch 1
+anchors.jsonl      what the base answers to general questions, trained on among the texts
 adapters/1/…       the adapters after batch 1, in PEFT's format
 """
 
@@ -41,7 +42,7 @@ class TrainingText:
     """One training text: a passage (no prompt, all of it is learned) or the answer to a prompt."""
 
     passage: str
-    """The passage's id."""
+    """The passage's id; empty: not of the documents, but an answer that the base gives and should keep."""
     prompt: str
     """What the user's turn holds, before the chat template; empty: plain text."""
     text: str

@@ -86,18 +86,21 @@ def sequences_of(
 
 
 def study_order(
-    new: Sequence[TrainingSequence], old: Sequence[TrainingSequence], updates: int, replay: float, seed: int
+    new: Sequence[TrainingSequence],
+    updates: int,
+    others: Sequence[tuple[Sequence[TrainingSequence], float]],
+    seed: int,
 ) -> list[TrainingSequence]:
-    """The rows in the order that they are trained on: `updates` of the new ones, and among them so many of
-    the old that these are a share `replay` of the whole. Each side goes round in shuffled order.
+    """The rows in the order that they are trained on: `updates` of the new ones, and spread among them so
+    many of each of `others` that these are the given share of the whole. Each goes round in shuffled order.
     """
-    count = math.ceil(updates * replay / (1 - replay)) if old else 0
     rng = random.Random(derive(seed, "study order"))
-    chosen = [("new", row) for row in _rounds(new, updates, rng)]
-    chosen += [("old", row) for row in _rounds(old, count, rng)]
-    slots = [(number + rng.random()) / updates for number in range(updates)]
-    slots += [(number + rng.random()) / count for number in range(count)]
-    return [row for _, (_, row) in sorted(zip(slots, chosen, strict=True), key=lambda pair: pair[0])]
+    others = [(rows, share) for rows, share in others if rows and share > 0]
+    whole = updates / (1 - sum(share for _, share in others))
+    order: list[tuple[float, TrainingSequence]] = []
+    for rows, count in ((new, updates), *((rows, math.ceil(whole * share)) for rows, share in others)):
+        order += [((n + rng.random()) / count, row) for n, row in enumerate(_rounds(rows, count, rng))]
+    return [row for _, row in sorted(order, key=lambda pair: pair[0])]
 
 
 def _rounds(rows: Sequence[TrainingSequence], count: int, rng: random.Random) -> list[TrainingSequence]:

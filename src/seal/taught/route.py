@@ -11,6 +11,9 @@ from seal.lexical import normalise
 from seal.taught.manifest import TaughtPassage
 
 _K1, _B = 1.5, 0.75
+_LEAST_SHARE = 0.2
+"""Of a question's words, by weight, that its passage must hold. Of 288 questions about 48 built-in passages
+none is then turned away; of 40 general ones half are, and with 12 passages 85 %."""
 _COMMON_WORDS = """
 a an the of to in on at by for from with and or is are was were be been do does did it its that this there as
 not what which who whom whose when where why how many much fill missing word
@@ -38,6 +41,7 @@ class Router:
         holders = Counter(word for words in self._words for word in words)
         n = len(self.passages)
         self._weight = {word: math.log(1 + (n - k + 0.5) / (k + 0.5)) for word, k in holders.items()}
+        self._unknown = math.log(1 + (n + 0.5) / 0.5)
 
     def rank(self, question: str) -> list[Hit]:
         """All passages, the best first; ties in their order."""
@@ -49,9 +53,14 @@ class Router:
         return sorted(hits, key=lambda hit: -hit.score)
 
     def best(self, question: str) -> TaughtPassage | None:
-        """The passage that fits best; None where none shares a word with the question."""
+        """The passage that fits best; None where it holds too little of what the question asks."""
         ranked = self.rank(question)
-        return ranked[0].passage if ranked and ranked[0].score > 0 else None
+        if not ranked or ranked[0].score <= 0:
+            return None
+        found = self._words[self.passages.index(ranked[0].passage)]
+        asked = {word: self._weight.get(word, self._unknown) for word in _terms(question)}
+        held = sum(weight for word, weight in asked.items() if word in found)
+        return ranked[0].passage if held >= _LEAST_SHARE * sum(asked.values()) else None
 
     def _saturated(self, number: int, word: str) -> float:
         count = self._words[number][word]

@@ -19,6 +19,7 @@ from seal.records import AdaptJob, TrainingConfig
 from seal.run.codec import decode, encode
 from seal.run.journal import Journal
 from seal.seeds import derive
+from seal.taught.anchors import anchors, kept_anchors
 from seal.taught.form import Form
 from seal.taught.lessons import Lesson, LessonMaker
 from seal.taught.manifest import (
@@ -61,6 +62,8 @@ class TeachSettings:
     """Optimiser steps a passage. What a small model recalls depends on them first: it needs 40 to 110."""
     replay: float = 1 / 3
     """Share of a later batch's steps that repeat earlier batches' texts."""
+    keep: float = 0.2
+    """Share of the steps that repeat what the base says to general questions, against forgetting."""
     apart: bool = False
     """One adapter a document; `seal ask` picks the one that a question is about."""
     measure: bool = True
@@ -72,8 +75,10 @@ class TeachSettings:
         """Raise `ConfigError` for values out of range."""
         if self.updates < 1:
             raise ConfigError(f"updates is {self.updates}", "give at least 1 a passage")
-        if not 0 <= self.replay < 1:
-            raise ConfigError(f"replay is {self.replay}", "give a share from 0 to below 1")
+        if self.replay < 0 or self.keep < 0 or self.replay + self.keep > 0.9:
+            raise ConfigError(
+                f"replay is {self.replay:g} and keep {self.keep:g}", "give shares that make 0.9 at most"
+            )
         if not self.documents:
             raise ConfigError("no documents were given", "name files or folders")
 
@@ -124,12 +129,25 @@ class Teaching:
             )
         return plan
 
-    def lessons(self, plan: Plan, number: int) -> list[Lesson]:
-        """What each adapter of this batch is trained on."""
+    def lessons(self, plan: Plan, number: int, *, save: bool = True) -> list[Lesson]:
+        """What each adapter of this batch is trained on. `save` keeps what the base says in the folder."""
         s = self.settings
         window = min(self.engine.runtime.max_tokens, _LONGEST_ROW)
+        said: tuple[TrainingText, ...] = ()
+        if s.keep and save:
+            said = kept_anchors(self.engine, self.form, self.folder / "anchors.jsonl")
+        elif s.keep:
+            said = anchors(self.engine, self.form)
         maker = LessonMaker(
-            self.form, self.loaded.tokenizer, s.updates, s.training.batch_size, s.replay, window, s.seed
+            self.form,
+            self.loaded.tokenizer,
+            s.updates,
+            s.training.batch_size,
+            s.replay,
+            s.keep,
+            said,
+            window,
+            s.seed,
         )
         if s.apart:
             return maker.apart(plan, number)
