@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import Spread, Work, race, ratios
 from benchmarks.peers import TunedPeft
-from seal.arc.grammar import RecipeSpace, write_recipes
+from seal.arc.grammar import RecipeSpace
 from seal.arc.recipe import ArcRecipe
 from seal.arc.sources import domain_options
 from seal.arc.synthetic import synthetic_tasks
@@ -87,7 +87,7 @@ def write_contenders(
 
     def write(shared: bool) -> float:
         score = generator.scorer() if shared else generator.score
-        return len(write_recipes(prompts, range(len(prompts)), score, RecipeSpace()))
+        return len(write(prompts, range(len(prompts)), score, RecipeSpace()))
 
     return {"read once": lambda: write(True), "read again": lambda: write(False)}
 

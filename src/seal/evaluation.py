@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from seal.domains.base import BaseDomain
+from seal.errors import ConfigError
 from seal.estep import EStep
 from seal.intervals import GAINS, SCORES, Interval, interval, span
 from seal.records import ArmScore, Baseline, Performance, PolicyUpdate, SelfEdit, Task, TaskScore, Trial
 from seal.seeds import derive
 
-#: Numbers of the two evaluations, in the place of a round's.
-BEFORE, AFTER = -1, -2
+#: Numbers of the evaluations, in the place of a round's.
+BEFORE, AFTER, PLACEBO = -1, -2, -3
+#: Arms that are measured only where the settings ask for them.
+CONTROLS = ("constant", "placebo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,9 @@ class HeldOut:
         self.in_context = in_context
         self.wanted = None if wanted is None else set(wanted)
         self._by_id = {task.id: task for task in tasks}
+        self._references = {task.id: domain.reference_edits(task) for task in tasks}
+        if self.wanted is not None and self.tasks:
+            self._check(self.wanted)
 
     def before(self, estep: EStep) -> list[ArmScore]:
         """Arms of the untrained policy: base, the domain's references, its own self-edits."""
@@ -109,32 +115,65 @@ class HeldOut:
             return []
         base, performances = self._base(estep, "base", BEFORE)
         arms = [base]
-        if self.in_context and type(self.domain).context_prompts is not BaseDomain.context_prompts:
+        if (
+            self.wants("in_context", default=self.in_context)
+            and type(self.domain).context_prompts is not BaseDomain.context_prompts
+        ):
             arms.append(self._in_context(estep, base))
-        references = {task.id: self.domain.reference_edits(task) for task in self.tasks}
-        for arm in dict.fromkeys(name for named in references.values() for name in named):
-            if self._wants(arm):
+        for arm in self._reference_arms():
+            if self.wants(arm):
                 edits = [
                     SelfEdit(f"{name}.{arm}", name, "", named[arm], derive(self.seed, name, arm), "reference")
-                    for name, named in references.items()
+                    for name, named in self._references.items()
                     if arm in named
                 ]
                 arms.append(self._arm(estep, arm, edits, BEFORE, performances, base))
-        if self._wants("self_edit"):
+        if self.wants("self_edit"):
             edits = estep.write(self.tasks, self.samples, BEFORE)
             arms.append(self._arm(estep, "self_edit", edits, BEFORE, performances, base))
         return arms
 
     def after(self, estep: EStep, arms: Sequence[ArmScore]) -> list[ArmScore]:
         """Self-edits of the policy after the rounds. If it is still the one from before, there is no arm."""
-        if not self.tasks or estep.policy.version == arms[0].policy or not self._wants("self_edit_rl"):
+        if not self.tasks or estep.policy.version == arms[0].policy or not self.wants("self_edit_rl"):
             return []
         base, performances = self._base(estep, "base_rl", AFTER)
         edits = estep.write(self.tasks, self.samples, AFTER)
         return [base, self._arm(estep, "self_edit_rl", edits, AFTER, performances, arms[0])]
 
-    def _wants(self, arm: str) -> bool:
-        return self.wanted is None or arm in self.wanted
+    def _reference_arms(self) -> list[str]:
+        return list(dict.fromkeys(name for named in self._references.values() for name in named))
+
+    def _check(self, wanted: set[str]) -> None:
+        """Raise `ConfigError` for an arm that there is not."""
+        known = ["base", "in_context", *self._reference_arms(), "self_edit", "self_edit_rl", *CONTROLS]
+        if unknown := sorted(wanted - set(known)):
+            raise ConfigError(f"evaluation.arms names {unknown[0]!r}", f"this domain has {', '.join(known)}")
+
+    def constant(self, estep: EStep, arms: Sequence[ArmScore], completion: str | None) -> list[ArmScore]:
+        """One and the same self-edit for every task, measured with the untrained policy."""
+        if not self.tasks or completion is None:
+            return []
+        _, performances = self._base(estep, "base", BEFORE)
+        edits = [
+            SelfEdit(
+                f"{t.id}.constant", t.id, "", completion, derive(self.seed, t.id, "constant"), "reference"
+            )
+            for t in self.tasks
+        ]
+        return [self._arm(estep, "constant", edits, BEFORE, performances, arms[0])]
+
+    def placebo(self, estep: EStep, arms: Sequence[ArmScore]) -> list[ArmScore]:
+        """Self-edits of a policy that was trained on as many of its own edits, picked at random."""
+        if not self.tasks:
+            return []
+        base, performances = self._base(estep, "base_placebo", PLACEBO)
+        edits = estep.write(self.tasks, self.samples, PLACEBO)
+        return [base, self._arm(estep, "self_edit_placebo", edits, PLACEBO, performances, arms[0])]
+
+    def wants(self, arm: str, default: bool = True) -> bool:
+        """Whether the settings ask for `arm`; `default` where they name no arms."""
+        return default if self.wanted is None else arm in self.wanted
 
     def _base(self, estep: EStep, arm: str, iteration: int) -> tuple[ArmScore, dict[str, Performance]]:
         performances = estep.baselines(self.tasks, iteration)

@@ -63,7 +63,8 @@ class Evaluator:
         domain: prompts, rows and scores.
         loop: trains and answers many adapters at once; used when the domain is batched.
         recipe: the inner loop's recipe, before the self-edit has its say.
-        run_seed: every adapter's seed derives from it, the edit and the repeat.
+        run_seed: every adapter's seed derives from it, the task and the repeat, so that a task's edits are
+            compared under the same draws.
         pad_to: count the loss on padding to this many tokens, as the official code does; 0: no padding.
     """
 
@@ -157,7 +158,7 @@ class Evaluator:
             rows = tuple(self._padded(row) for row in rows)
         training = self.domain.training_config(completion, self.training)
         eval_prompts = self.domain.eval_prompts(task, self.loaded.tokenizer) if self.domain.batched else ()
-        seed = derive(self.run_seed, spec.edit.id, spec.repeat)
+        seed = derive(self.run_seed, spec.edit.task_id, spec.repeat)
         return AdaptJob(spec.key, rows, training, eval_prompts, seed, baseline=False)
 
     def _padded(self, row: TrainingSequence) -> TrainingSequence:

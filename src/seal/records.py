@@ -53,6 +53,8 @@ class Sampling:
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()
     """Strings that end a completion; they are cut off the text."""
+    explore: float = 0.0
+    """Share of constrained completions whose choices are all drawn evenly; free text knows no such thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class AdaptJob:
     @property
     def trains(self) -> bool:
         """Whether there is an adapter to train; else the base alone answers."""
-        return bool(self.sequences and self.training.epochs)
+        return bool(self.sequences and (self.training.epochs or self.training.steps))
 
 
 class Verdict(StrEnum):

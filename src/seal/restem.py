@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from seal.errors import ConfigError, DataError, ModelError
 from seal.models.checkpoint import save_checkpoint
@@ -33,7 +33,16 @@ if TYPE_CHECKING:
 
     from seal.models.load import LoadedModel
 
-Pair = tuple[str, str]
+
+class Pair(NamedTuple):
+    """A prompt and the completion to learn."""
+
+    prompt: str
+    completion: str
+    truncated: bool = False
+    """Whether the completion was cut at a token limit: then it has no end to learn."""
+
+
 Progress = Callable[[int, int], None]
 
 
@@ -60,8 +69,8 @@ class Selection:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Prompt and completion of every kept self-edit."""
-        return [(edit.prompt, edit.completion) for edit in self.kept]
+        """Prompt and completion of every kept self-edit; of one that is empty there is nothing to learn."""
+        return [pair_of(edit) for edit in self.kept if edit.completion.strip()]
 
 
 def select(
@@ -79,7 +88,7 @@ def select(
         keep: "positive" keeps every reward above `threshold`, "best_of_k" the top `k` of each task.
         k: how many a task keeps; between equal rewards the first ones win.
         threshold: of "positive" only.
-        floors: of "best_of_k": a task's edits must also be above this, for example its baseline.
+        floors: of "best_of_k": a task's edits must also be above this, for example its baseline, and differ.
     """
     if keep == "positive":
         return Selection(tuple(_decide_positive(e, r, threshold) for e, r in scored))
@@ -97,6 +106,11 @@ def select(
     return Selection(tuple(Decision(edit, decided[i]) for i, (edit, _) in enumerate(scored)), tuple(tied))
 
 
+def pair_of(edit: SelfEdit) -> Pair:
+    """What the policy learns from a kept self-edit."""
+    return Pair(edit.prompt, edit.completion, edit.finish == "length")
+
+
 def _decide_positive(edit: SelfEdit, reward: Reward, threshold: float) -> Decision:
     if math.isnan(reward.value):
         return Decision(edit, replace(reward, kept=False, why=reward.why or "not measured"))
@@ -107,7 +121,9 @@ def _decide_positive(edit: SelfEdit, reward: Reward, threshold: float) -> Decisi
 
 def _decide_best(rewards: Sequence[Reward], k: int, floor: float) -> tuple[list[Reward], bool]:
     """The rewards of one task's edits with decisions, and whether order broke a tie."""
-    candidates = [i for i, reward in enumerate(rewards) if reward.value > floor]
+    known = [reward.value for reward in rewards if not math.isnan(reward.value)]
+    level = math.isfinite(floor) and len(known) > 1 and len(set(known)) == 1  # nothing to tell them apart by
+    candidates = [i for i, reward in enumerate(rewards) if reward.value > floor and not level]
     best, tie = top_k([rewards[i].value for i in candidates], k)
     chosen = [candidates[n] for n in best]
     lowest = min((rewards[i].value for i in chosen), default=math.nan)
@@ -118,6 +134,8 @@ def _decide_best(rewards: Sequence[Reward], k: int, floor: float) -> tuple[list[
             why = reward.why or "not measured"
         elif value <= floor:
             why = f"{value:.4g} is not above the baseline {floor:.4g}"
+        elif level:
+            why = f"all {len(known)} self-edits of the task earned {value:.4g}"
         elif i in chosen:
             why = f"{value:.4g} is among the best {k} of {len(rewards)}"
         elif value == lowest:
@@ -211,6 +229,8 @@ def completion_sequences(
 ) -> list[TrainingSequence]:
     """One row a pair: the prompt, masked; the completion and the end token, learned.
 
+    A completion that was cut short gets no end token, or the policy would learn to stop in mid-sentence.
+
     A prompt is complete text (chat template already applied); a start token is added only where the
     tokenizer adds one and the text does not begin with it.
 
@@ -223,7 +243,7 @@ def completion_sequences(
 def _completion_sequence(
     tokenizer: PreTrainedTokenizerBase, pair: Pair, limit: int | None, number: int
 ) -> TrainingSequence:
-    prompt, completion = pair
+    prompt, completion, truncated = Pair(*pair)
     if not completion.strip():
         raise DataError(f"completion {number} of the SFT data is empty", "drop it from the data")
     special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
@@ -231,8 +251,8 @@ def _completion_sequence(
     ids = list(tokenizer(prompt + completion, add_special_tokens=special)["input_ids"])
     if ids[: len(start)] != start:  # a token spans the border: keep the prompt as generation sees it
         ids = start + list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-    full = limit is not None and len(ids) >= limit  # it was cut there, so it has no end to learn
-    if tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id and not full:
+    truncated = truncated or (limit is not None and len(ids) >= limit)
+    if tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id and not truncated:
         ids.append(int(tokenizer.eos_token_id))
     if limit is not None and len(ids) > limit:
         raise DataError(
@@ -317,6 +337,7 @@ def _arguments(
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
         num_train_epochs=training.epochs,
+        max_steps=training.steps or -1,
         learning_rate=training.learning_rate,
         lr_scheduler_type=SchedulerType(schedule),
         warmup_steps=training.warmup_ratio,  # below 1: a share of the steps

@@ -82,6 +82,12 @@ TEMPLATES: dict[str, PromptTemplate] = {
         "numbers exactly as they stand.",
         "Facts:\n",
     ),
+    "study_plan": _template(
+        "Plan how to study the passage, so that questions about it can be answered from memory. Write JSON "
+        "with material (passage, sentences, orders, gaps, or gaps and passage), form (text or answers) and "
+        "learning_rate.",
+        "Plan:\n",
+    ),
     "none": PromptTemplate(base="", chat=""),
 }
 """Built-in templates by `prompt_type`; `none` generates nothing, so that the passage alone is trained on."""
@@ -192,7 +198,9 @@ class SelfEditGenerator:
             for prompt in [self._prompt(task)]
             for k in range(n)
         ]
-        return self._complete(drafts)
+        # Exploring is for rounds: an evaluation asks for what the policy itself would do.
+        sampling = self.sampling if iteration >= 0 else replace(self.sampling, explore=0.0)
+        return self._complete(drafts, sampling)
 
     def _prompt(self, task: Task) -> str:
         prompt_for = getattr(self.domain, "prompt_for", None)
@@ -207,11 +215,11 @@ class SelfEditGenerator:
             )
         return prompt
 
-    def _complete(self, drafts: list[SelfEdit]) -> list[SelfEdit]:
+    def _complete(self, drafts: list[SelfEdit], sampling: Sampling) -> list[SelfEdit]:
         asked = [edit for edit in drafts if edit.prompt]
         if not asked:
             return drafts
-        written = self.generator.generate([e.prompt for e in asked], self.sampling, [e.seed for e in asked])
+        written = self.generator.generate([e.prompt for e in asked], sampling, [e.seed for e in asked])
         if len(written) != len(asked):
             raise GenerationError(f"{len(asked)} prompts gave {len(written)} completions", "check the server")
         done = {

@@ -70,8 +70,7 @@ ImportPath = Annotated[str, AfterValidator(_import_path)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AutoOrNatural = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_natural)]
 EditCheck = Literal["off", "record", "drop-lines", "refuse"]
-Arm = Literal["base", "passage", "no_augmentation", "random", "oracle", "self_edit", "self_edit_rl"]
-Arms = Annotated[tuple[Arm, ...], Field(min_length=1)]
+Arms = Annotated[tuple[Name, ...], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -136,6 +135,7 @@ class InnerConfig(Section):
     """How one adapter is trained on one self-edit (its rank and rate are the top-level `lora_*` settings)."""
 
     epochs: tc.Epochs = 10
+    steps: tc.Steps = 0
     batch_size: tc.BatchSize = 1
     accumulation: tc.Accumulation = 1
     schedule: tc.Schedule = "linear"
@@ -160,6 +160,8 @@ class GenerationConfig(Section):
     """Sampling temperature; 0 is greedy."""
     top_p: Rate = 0.95
     """Nucleus sampling: share of the probability mass that is kept."""
+    explore: Annotated[float, tc.Number, Field(ge=0, le=1)] = 0.0
+    """Share of a round's constrained self-edits (study plans, ARC recipes) that are drawn evenly."""
     max_new_tokens: Natural = 512
     """Longest self-edit, in tokens."""
     check: Annotated[EditCheck, BeforeValidator(_off)] = "drop-lines"
@@ -190,6 +192,7 @@ class SFTConfig(Section):
     dropout: tc.Dropout = tc.PAPER_SFT.dropout
     learning_rate: tc.LearningRate = tc.PAPER_SFT.learning_rate
     epochs: Annotated[tc.Epochs, Field(ge=1)] = tc.PAPER_SFT.epochs
+    steps: tc.Steps = 0
     batch_size: tc.BatchSize = tc.PAPER_SFT.batch_size
     schedule: tc.Schedule = tc.PAPER_SFT.schedule
     warmup_ratio: tc.WarmupRatio = tc.PAPER_SFT.warmup_ratio
@@ -212,8 +215,10 @@ class EvaluationConfig(Section):
     n_tasks: Natural | None = None
     """Held-out tasks to evaluate; None: all of them."""
     arms: Arms | None = None
-    """Compared with the base: self_edit (before RL), self_edit_rl (after RL) and the domain's references
-    (passage; or no_augmentation, random and oracle); None: all that there are."""
+    """Compared with the base: self_edit (before RL), self_edit_rl (after RL), the domain's references
+    (passage, random, oracle, no_augmentation, …), and two controls that have to be asked for: placebo (the
+    same M-step on self-edits picked at random) and constant (the best one self-edit, for all tasks); None:
+    all but those two."""
     samples: Natural = 1
     """Self-edits a task in each self-edit arm; their scores are averaged."""
     in_context: bool = False
@@ -356,4 +361,6 @@ class SEALConfig(Section):
     def sampling(self) -> Sampling:
         """How self-edits are drawn."""
         generation = self.generation
-        return Sampling(generation.temperature, generation.top_p, generation.max_new_tokens)
+        return Sampling(
+            generation.temperature, generation.top_p, generation.max_new_tokens, explore=generation.explore
+        )

@@ -47,6 +47,14 @@ Targets = Annotated[
 ]
 LearningRate = Annotated[float, Number, Field(gt=0, le=1, description="Peak learning rate.")]
 Epochs = Annotated[int, Number, Field(ge=0, description="Passes over the training sequences.")]
+Steps = Annotated[
+    int,
+    Number,
+    Field(
+        ge=0,
+        description="Updates of the weights, equally many for all, in place of `epochs`; 0: epochs decide.",
+    ),
+]
 BatchSize = Annotated[int, Number, Field(ge=1, le=4096, description="Sequences a step.")]
 Accumulation = Annotated[
     int,
@@ -94,6 +102,7 @@ class TrainingConfig:
     max_grad_norm: MaxGradNorm = 1.0
     shuffle: bool = True
     """Draw a new order of the sequences every epoch, from the job's seed."""
+    steps: Steps = 0
 
 
 #: The paper's inner loop.

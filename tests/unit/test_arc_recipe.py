@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from seal.arc.grammar import RecipeSpace, RecipeWriter, write_recipes
+from seal.arc.grammar import RecipeSpace
 from seal.arc.recipe import ArcRecipe, RecipeError, check_steps, effectiveness, parse_recipe
+from seal.constrained import ConstrainedWriter, write
 from seal.records import Sampling
 
 RECIPE = ArcRecipe(True, False, False, True, "train_using_output_tokens", 1e-4, 2, colour=False)
@@ -127,27 +128,29 @@ def test_the_space_spells_every_recipe_once() -> None:
 
 def test_written_recipes_are_the_texts_of_recipes() -> None:
     space = RecipeSpace()
-    texts = write_recipes(["p"] * 20, list(range(20)), fixed({}), space)
+    texts = write(["p"] * 20, list(range(20)), fixed({}), space)
     assert all(parse_recipe(text).to_json() == text for text in texts)
     assert len(set(texts)) > 10
-    assert texts == write_recipes(["p"] * 20, list(range(20)), fixed({}), space)
+    assert texts == write(["p"] * 20, list(range(20)), fixed({}), space)
 
 
 def test_choices_follow_the_softmax_of_the_log_likelihoods() -> None:
     score = fixed({"true": math.log(3.0)})
-    recipes = [parse_recipe(t) for t in write_recipes(["p"] * 2000, list(range(2000)), score)]
+    recipes = [parse_recipe(t) for t in write(["p"] * 2000, list(range(2000)), score, RecipeSpace())]
     for flag in ("basic", "size", "chain", "repeat", "colour"):
         assert sum(getattr(r, flag) for r in recipes) / 2000 == pytest.approx(0.75, abs=0.04)
     rates = Counter(recipe.learning_rate for recipe in recipes)
     assert all(count / 2000 == pytest.approx(1 / 3, abs=0.04) for count in rates.values())
     # At temperature 1/2 the odds are squared.
-    cold = [parse_recipe(t) for t in write_recipes(["p"] * 2000, list(range(2000)), score, temperature=0.5)]
+    cold = [
+        parse_recipe(t) for t in write(["p"] * 2000, list(range(2000)), score, RecipeSpace(), temperature=0.5)
+    ]
     assert sum(r.basic for r in cold) / 2000 == pytest.approx(0.9, abs=0.03)
 
 
 def test_temperature_0_takes_the_likeliest() -> None:
     likelihoods = {"false": 1.0, "1e-05": 0.5, "3": 2.0, '"train_using_output_tokens"': 0.1}
-    (text,) = write_recipes(["p"], [7], fixed(likelihoods), temperature=0)
+    (text,) = write(["p"], [7], fixed(likelihoods), RecipeSpace(), temperature=0)
     expected = ArcRecipe(False, False, False, False, "train_using_output_tokens", 1e-5, 3, colour=False)
     assert parse_recipe(text) == expected
 
@@ -160,7 +163,7 @@ def test_equal_beginnings_are_scored_once() -> None:
         assert len(set(zip(prompts, continuations, strict=True))) == len(prompts)
         return [0.0] * len(prompts)
 
-    write_recipes(["a"] * 50 + ["b"] * 50, list(range(100)), score)
+    write(["a"] * 50 + ["b"] * 50, list(range(100)), score, RecipeSpace())
     assert asked[:3] == [4, 8, 16]
     assert len(asked) == 8
 
@@ -169,7 +172,7 @@ def test_the_writer_is_a_generator(tiny: Any) -> None:
     from seal.inner.protocol import Generator
 
     tokenizer = tiny("llama").tokenizer
-    writer = RecipeWriter(lambda: fixed({"true": 5.0}), tokenizer)
+    writer = ConstrainedWriter(lambda: fixed({"true": 5.0}), tokenizer, RecipeSpace())
     assert isinstance(writer, Generator)
     (written,) = writer.generate(["p"], Sampling(temperature=0.0), [1])
     assert parse_recipe(written.text).basic

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from seal.arc.augment import named
-from seal.arc.grammar import RecipeSpace, RecipeWriter
+from seal.arc.grammar import RecipeSpace
 from seal.arc.grid import to_array
 from seal.arc.recipe import ArcRecipe, parse_recipe
 from seal.arc.serialise import encode
 from seal.arc.synthetic import synthetic_tasks
 from seal.arc.tasks import find_task, to_task
+from seal.constrained import ConstrainedWriter
 from seal.domains.base import InvalidEdit
 from seal.domains.few_shot import PAPER_LORA, FewShotLearning
 from seal.errors import ConfigError, DataError
@@ -277,16 +278,16 @@ def test_constrained_edits_come_from_the_policy_s_own_likelihoods(tiny: Callable
     generator = LocalGenerator(loaded)
     domain = FewShotLearning()
     sampler = domain.sampler(generator, loaded.tokenizer)
-    assert isinstance(sampler, RecipeWriter)
-    prompt, warm = domain.prompt_for(TASK, loaded.tokenizer), Sampling(temperature=1.0)
-    texts = [written.text for written in sampler.generate([prompt] * 4, warm, [1, 2, 3, 4])]
+    assert isinstance(sampler, ConstrainedWriter)
+    prompt = domain.prompt_for(TASK, loaded.tokenizer)
+    texts = [c.text for c in sampler.generate([prompt] * 4, Sampling(), [1, 2, 3, 4])]
     assert all(parse_recipe(text).to_json() == text for text in texts)
-    assert texts == [written.text for written in sampler.generate([prompt] * 4, warm, [1, 2, 3, 4])]
+    assert texts == [c.text for c in sampler.generate([prompt] * 4, Sampling(), [1, 2, 3, 4])]
     assert FewShotLearning(constrained=False).sampler(generator, loaded.tokenizer) is generator
-    (greedy,) = sampler.generate([prompt], Sampling(temperature=0.0), [1])
+    (greedy,) = (c.text for c in sampler.generate([prompt], Sampling(temperature=0.0), [1]))
     start = prompt + '{"data_generation": {"use_basic_augmentations":'
     on, off = generator.score([start] * 2, [" true,", " false,"])
-    assert parse_recipe(greedy.text).basic == (on > off)
+    assert parse_recipe(greedy).basic == (on > off)
 
 
 @pytest.fixture(scope="module")

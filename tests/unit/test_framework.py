@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from seal import SEALFramework
 from seal.cli import main
 from seal.config import load_config
+from seal.errors import ConfigError
 from seal.evaluation import base_arm, trained_arm
 from seal.framework import sample_tasks
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
@@ -499,9 +500,7 @@ def test_a_grader_outage_stops_the_run_and_scores_nothing(
 
 def test_arms_and_paired_intervals_by_hand(settings: Callable[..., dict[str, Any]], judge: Judge) -> None:
     rows = carry_out(
-        judged(judge, settings)
-        | settings(n_val=4, max_outer_iterations=1, reward="accuracy_gain")
-        | {"evaluation.samples": 2}
+        judged(judge, settings) | settings(n_val=4, max_outer_iterations=1) | {"evaluation.samples": 2}
     )
     arms = {a["arm"]: a for a in of(rows, "arm")}
     assert list(arms) == ["base", "passage", "self_edit", "base_rl", "self_edit_rl"]
@@ -567,10 +566,30 @@ def test_the_context_in_the_prompt_is_an_arm_of_its_own(settings: Callable[..., 
     assert arms["in_context"]["policy"] == arms["base"]["policy"]
 
 
+def test_an_arm_that_there_is_not_is_refused(settings: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match=r"names 'self_edits'"):
+        carry_out(settings() | {"evaluation.arms": ["base", "self_edits"]})
+
+
+def test_rl_is_compared_with_the_best_constant_and_a_placebo(
+    settings: Callable[..., dict[str, Any]], judge: Judge, tmp_path: Path
+) -> None:
+    """The placebo is another policy, made from as many self-edits; and a resumed run changes none of it."""
+    asked = ["base", "self_edit", "placebo", "self_edit_rl", "in_context"]
+    more = {"evaluation.arms": asked, "samples_per_iteration": 6}
+    rows = carry_out(judged(judge, settings) | settings(max_outer_iterations=2) | more, tmp_path / "run")
+    arms = {a["arm"]: a for a in of(rows, "arm")}
+    assert set(arms) == {*asked, "base_rl", "base_placebo", "self_edit_placebo"} - {"placebo"}
+    policies = [arms[name]["policy"] for name in ("base", "self_edit_rl", "self_edit_placebo")]
+    assert len(set(policies)) == 3
+    kept = [(u["iteration"], u["kept"], u["updated"]) for u in of(rows, "update")]
+    assert [(u["iteration"], u["kept"], u["updated"]) for u in of(rows, "placebo")] == kept
+
+
 def test_only_the_newest_policies_stay_on_disk(
     settings: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    config = settings(max_outer_iterations=4, keep="best_of_k", reward="best_of_k", keep_checkpoints=2)
+    config = settings(max_outer_iterations=4, keep_checkpoints=2)
     updates = of(carry_out(config, tmp_path / "run"), "update")
     assert all(u["updated"] for u in updates)
     assert sorted(f.name for f in (tmp_path / "run" / "checkpoints").iterdir()) == ["policy-3", "policy-4"]

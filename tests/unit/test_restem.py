@@ -18,6 +18,7 @@ from seal.models.lora import LoRAWrapper, row_loss
 from seal.records import Reward, SelfEdit, TrainingConfig, TrainingSequence
 from seal.restem import (
     PAPER_SFT,
+    Pair,
     ReSTEMOptimizer,
     completion_sequences,
     save_merged,
@@ -56,7 +57,7 @@ def test_positive_keeps_what_is_above_the_threshold() -> None:
         "1 is above 0",
         "not measured",
     ]
-    assert chosen.pairs == [("prompt a", "text 0"), ("prompt a", "text 3")]
+    assert chosen.pairs == [Pair("prompt a", "text 0"), Pair("prompt a", "text 3")]
     assert [e.id for e in select(scored(0.2, 0.0, 1.0), threshold=0.2).kept] == ["e2"]
 
 

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from seal.arc.augment import augmenters, named
-from seal.arc.grammar import RecipeSpace, RecipeWriter
+from seal.arc.grammar import RecipeSpace
 from seal.arc.grid import Pair, to_array, to_pair
 from seal.arc.outcome import Detail, read_votes
 from seal.arc.recipe import (
@@ -34,6 +34,7 @@ from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair
 from seal.arc.synthetic import rule_preserving
 from seal.arc.views import CAP, PredictionView, prediction_views, training_views
 from seal.arc.vote import Attempts, Vote, attempts, best_of_experts, candidates, official_attempts
+from seal.constrained import ConstrainedWriter
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError
 from seal.records import Answer, EvalPrompt, Performance, Sampling, Task, TrainingConfig, TrainingSequence
@@ -190,7 +191,7 @@ class FewShotLearning(BaseDomain):
     def sampler(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
         """The generator that self-edits are drawn from: constrained where `generator` can score texts."""
         scorer = getattr(generator, "scorer", None)
-        return RecipeWriter(scorer, tokenizer, self.space) if self.constrained and scorer else generator
+        return ConstrainedWriter(scorer, tokenizer, self.space) if self.constrained and scorer else generator
 
     def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase

@@ -8,12 +8,15 @@ Rows are plain tokens of the text, as there: no end-of-text token unless `append
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from seal.constrained import ConstrainedWriter, draw
+from seal.data.invented import world_of
 from seal.domains.base import BaseDomain, InvalidEdit
+from seal.domains.study_plan import PlanSpace, StudyPlan, oracle_plan, parse_plan
 from seal.errors import ConfigError, DataError, GradingError
 from seal.grading import Grader, LexicalGrader
 from seal.records import (
@@ -24,15 +27,19 @@ from seal.records import (
     Question,
     Sampling,
     Task,
+    TrainingConfig,
     TrainingSequence,
     Verdict,
 )
+from seal.seeds import derive
 from seal.self_edit import chat_prompt, resolve_template, sequence_texts
 from seal.self_edit_check import check_edit, summary, without_loops
 from seal.settings import EditCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from seal.inner.protocol import Generator
 
 BASE_QUESTION = "Topic: {title}\n{question}\nAnswer:"
 CHAT_QUESTION = "Topic: {title}\n{question}\nGive only the answer, in a few words."
@@ -54,6 +61,7 @@ class KnowledgeIncorporation(BaseDomain):
         append_eos: end every row with the end-of-text token.
         check: what happens to a self-edit with loops, echoes or unsupported names (`seal.self_edit_check`):
             "off", "record" them, "drop-lines" that loop or echo, "refuse" the self-edit.
+        plans: of prompt_type study_plan: what a plan chooses from (`seal.domains.study_plan.PlanSpace`).
         grader: used by `evaluate`; the lexical grader by default.
     """
 
@@ -72,6 +80,7 @@ class KnowledgeIncorporation(BaseDomain):
         too_long: Literal["error", "truncate"] = "error",
         append_eos: bool = False,
         check: EditCheck = "drop-lines",
+        plans: Mapping[str, Any] | None = None,
         grader: Grader | None = None,
     ) -> None:
         if max_new_tokens < 1 or max_length < 2:
@@ -88,6 +97,7 @@ class KnowledgeIncorporation(BaseDomain):
                 raise ConfigError(f"question prompt {text!r} lacks {{question}}", "say where it goes")
         self.prompt_type = prompt_type
         self.template = resolve_template(prompt_type, templates)
+        self.plan_space = _plan_space(plans) if prompt_type == "study_plan" else None
         self.split_newlines, self.include_passage, self.chat = split_newlines, include_passage, chat
         self.base_question, self.chat_question = base_question, chat_question
         self.max_new_tokens, self.max_length, self.too_long = max_new_tokens, max_length, too_long
@@ -125,6 +135,9 @@ class KnowledgeIncorporation(BaseDomain):
             InvalidEdit: there is nothing to train on, a row is longer than `max_length`, or the check refuses
                 the self-edit.
         """
+        plan = self.plan(completion)
+        if plan is not None:
+            return tuple(self._fitted(row, task, tokenizer) for row in self._studied(plan, task, tokenizer))
         texts = sequence_texts(
             self._checked(task, completion),
             task.title,
@@ -138,9 +151,51 @@ class KnowledgeIncorporation(BaseDomain):
             raise InvalidEdit(f"task {task.id!r}: the self-edit holds no text to train on")
         return tuple(rows)
 
+    def plan(self, completion: str) -> StudyPlan | None:
+        """The study plan that a completion is; None where self-edits are texts (or no policy wrote any).
+
+        Raises:
+            InvalidEdit: it should be a plan, and is none.
+        """
+        if self.plan_space is None or not completion.lstrip().startswith("{"):
+            return None
+        try:
+            return parse_plan(completion)
+        except DataError as error:
+            raise InvalidEdit(error.message, error.fix) from error
+
+    def _studied(
+        self, plan: StudyPlan, task: Task, tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[TrainingSequence]:
+        """A plan's exercises: those with a question are asked as in a test, and their answer is learned."""
+        chat = self.uses_chat(tokenizer)
+        for exercise in plan.material_of(_passage(task.context), task.title):
+            if not exercise.question:
+                text = f"{task.title}\n{exercise.answer}" if task.title else exercise.answer
+                yield sequence_from_text(tokenizer, text, append_eos=self.append_eos)
+                continue
+            asked = self.question_prompt(Question(exercise.question, exercise.answer), task.title, chat)
+            prompt = chat_prompt(tokenizer, asked) if chat else asked
+            end = tokenizer.eos_token if chat else "\n"
+            gold = f"{'' if chat else ' '}{exercise.answer}{end}"
+            ids, answer = _prompt_and_reference(tokenizer, prompt, gold, special=not chat)
+            yield TrainingSequence(ids + answer, ((len(ids), len(ids) + len(answer)),))
+
+    def training_config(self, completion: str, base: TrainingConfig) -> TrainingConfig:
+        """`base`, with a study plan's learning rate."""
+        plan = self.plan(completion)
+        return base if plan is None else replace(base, learning_rate=plan.learning_rate)
+
+    def sampler(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
+        """The generator of self-edits: study plans are constrained where `generator` can score texts."""
+        scorer = getattr(generator, "scorer", None)
+        if self.plan_space is None or scorer is None:
+            return generator
+        return ConstrainedWriter(scorer, tokenizer, self.plan_space)
+
     def findings(self, task: Task, completion: str) -> tuple[EditFinding, ...]:
         """Loops, echoes of the instruction, and names and numbers that the passage lacks."""
-        if self.edit_check == "off" or not completion.strip():
+        if self.edit_check == "off" or not completion.strip() or self.plan(completion) is not None:
             return ()
         asked = f"{self.template.base}\n{self.template.chat}"
         return check_edit(completion, asked, _passage(task.context), task.title)
@@ -208,8 +263,16 @@ class KnowledgeIncorporation(BaseDomain):
         return tuple(eval_prompts)
 
     def reference_edits(self, task: Task) -> dict[str, str]:
-        """`passage`: train on the passage alone."""
-        return {"passage": ""}
+        """`passage`: train on the passage alone; where self-edits are study plans also `random`, a plan drawn
+        evenly, and for invented worlds `oracle`, the facts themselves as questions.
+        """
+        if self.plan_space is None:
+            return {"passage": ""}
+        named = {"passage": "", "random": draw(self.plan_space, derive(0, task.id), "plan")}
+        world = world_of(task.id)
+        if world is not None:
+            named["oracle"] = oracle_plan(world.reward, max(self.plan_space.learning_rates))
+        return named
 
     def question_prompt(self, question: Question, title: str = "", chat: bool = False) -> str:
         """The text that asks `question`; without a title its line is left out."""
@@ -260,6 +323,13 @@ class KnowledgeIncorporation(BaseDomain):
     def compute_reward(self, performance: Any, task: Any) -> float:
         """The score in [0, 1]; reward models compare it with the score before adapting."""
         return float(performance.score if isinstance(performance, Performance) else performance)
+
+
+def _plan_space(given: Mapping[str, Any] | None) -> PlanSpace:
+    try:
+        return PlanSpace(**{name: tuple(values) for name, values in (given or {}).items()})
+    except TypeError as error:
+        raise ConfigError(f"plans is {given!r}: {error}", "see seal.domains.study_plan.PlanSpace") from error
 
 
 def sequence_from_text(

@@ -28,6 +28,7 @@ import torch
 from seal.errors import AdaptError
 from seal.inner.loop import LocalInnerLoop
 from seal.inner.protocol import FollowUp
+from seal.inner.schedule import sequences_per_step, total_steps
 from seal.records import AdaptJob, AdaptOutcome
 
 if TYPE_CHECKING:
@@ -219,7 +220,13 @@ def deal(jobs: Sequence[AdaptJob], hands: int) -> list[list[AdaptJob]]:
 
 def _cost(job: AdaptJob) -> float:
     """Tokens to train on and to write; reading a prompt is a tenth of the work a token."""
-    training = job.training.epochs * sum(len(row.ids) for row in job.sequences)
+    n = len(job.sequences)
+    steps = total_steps(n, job.training) if n else 0
+    training = (
+        steps
+        * min(1.0, sequences_per_step(job.training) / max(n, 1))
+        * sum(len(row.ids) for row in job.sequences)
+    )
     return 1 + training + sum(p.sampling.max_new_tokens + 0.1 * len(p.ids) for p in job.eval_prompts)
 
 

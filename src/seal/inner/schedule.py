@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from seal.records import TrainingConfig
@@ -38,13 +39,18 @@ def steps_per_epoch(n_rows: int, training: TrainingConfig) -> int:
 
 def total_steps(n_rows: int, training: TrainingConfig) -> int:
     """Optimiser steps of the whole fit."""
-    return training.epochs * steps_per_epoch(n_rows, training)
+    return training.steps or training.epochs * steps_per_epoch(n_rows, training)
 
 
 def step_sequences(n_rows: int, training: TrainingConfig, seed: int) -> Iterator[tuple[int, ...]]:
     """Row indices of every optimiser step, `total_steps` of them; no step crosses an epoch."""
+    yield from islice(_all_steps(n_rows, training, seed), total_steps(n_rows, training))
+
+
+def _all_steps(n_rows: int, training: TrainingConfig, seed: int) -> Iterator[tuple[int, ...]]:
+    """The steps of epoch after epoch, without end."""
     size = sequences_per_step(training)
-    for epoch in range(training.epochs):
+    for epoch in count():
         order = epoch_order(n_rows, training, seed, epoch)
         for start in range(0, n_rows, size):
             yield tuple(order[start : start + size])

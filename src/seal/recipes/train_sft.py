@@ -163,7 +163,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
             raise DataError(
                 f'{where}: no "prompt" and "completion" strings', "use what `seal build-sft` wrote"
             )
-        pairs.append((check_text(prompt, where), check_text(completion, where)))
+        pairs.append(Pair(check_text(prompt, where), check_text(completion, where)))
     if not pairs:
         raise DataError(f"{path}: there is nothing to train on", "use what `seal build-sft` wrote")
     return pairs

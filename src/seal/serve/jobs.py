@@ -26,6 +26,7 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
     within("number of evaluation prompts", len(job.eval_prompts), limits.questions)
     within("rank", training.rank, limits.rank)
     within("epochs", training.epochs, limits.epochs)
+    within("steps", training.steps, limits.steps)
     within("training tokens", sum(len(row.ids) for row in job.sequences), limits.tokens)
     within("prompt tokens", sum(len(p.ids) + len(p.reference) for p in job.eval_prompts), limits.tokens)
     within("tokens of a row", max((len(row.ids) for row in job.sequences), default=0), window)

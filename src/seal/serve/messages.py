@@ -86,6 +86,7 @@ class Limits:
     """Training tokens of one epoch, and, apart from that, tokens of all prompts."""
     rank: int = 256
     epochs: int = 100
+    steps: int = 10_000
     new_tokens: int = 4_096
     """Tokens of one answer."""
 

@@ -1,0 +1,125 @@
+"""Constrained writing: the policy only chooses, field by field, by its own log-likelihoods.
+
+Small models rarely write valid JSON. The text between the choices is given; each choice is drawn from the
+softmax of the log-likelihoods that the policy gives the alternatives. What is written this way is an ordinary
+completion: ReST-EM trains on its text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from seal.records import Completion, Sampling
+from seal.seeds import derive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: (prompts, continuations) -> summed log-likelihood of every continuation after its prompt, in nats.
+Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+
+
+class Choice(NamedTuple):
+    """One choice: the text before it, the alternatives as JSON literals, and the mark that closes it."""
+
+    before: str
+    choices: tuple[str, ...]
+    after: str
+
+    def text(self, choice: str) -> str:
+        """The choice with its closing mark, so that no alternative is the beginning of another."""
+        return f" {choice}{self.after}"
+
+
+class Space(Protocol):
+    """Everything that can be written: choices in the order of the text."""
+
+    def slots(self) -> list[Choice]:
+        """The choices; together they spell the whole text."""
+        ...
+
+
+def literals(values: Sequence[object]) -> tuple[str, ...]:
+    """Values as JSON."""
+    return tuple(json.dumps(value) for value in values)
+
+
+def spell(slots: Sequence[Choice], choices: Sequence[str]) -> str:
+    """The text with one alternative for every slot."""
+    return "".join(slot.before + slot.text(choice) for slot, choice in zip(slots, choices, strict=True))
+
+
+def draw(space: Space, seed: int, name: str = "recipe") -> str:
+    """A text drawn evenly from the space: the random baseline."""
+    slots = space.slots()
+    chance = random.Random(derive(seed, name))
+    return spell(slots, [chance.choice(slot.choices) for slot in slots])
+
+
+def write(
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    score: Scorer,
+    space: Space,
+    temperature: float = 1.0,
+    explore: float = 0.0,
+) -> list[str]:
+    """One text a prompt, all prompts together, one call of `score` a field.
+
+    Equal beginnings are scored once, so fifteen edits of one task cost little more than one at first.
+    `temperature` 0 takes the likeliest choice. A share of `explore` of the texts is drawn evenly from the
+    space, whatever the policy thinks of it: a small model may give a choice no chance before it ever tried
+    it. The same prompt, seed and scores give the same text.
+    """
+    texts = [""] * len(prompts)
+    evenly = [random.Random(derive(seed, "explore")).random() < explore for seed in seeds]
+    for index, slot in enumerate(space.slots()):
+        texts = [text + slot.before for text in texts]
+        if len(slot.choices) == 1:
+            texts = [text + slot.text(slot.choices[0]) for text in texts]
+            continue
+        starts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+        unique = list(dict.fromkeys(starts))
+        endings = [slot.text(choice) for choice in slot.choices]
+        scores = score([s for s in unique for _ in endings], endings * len(unique))
+        n = len(endings)
+        table = {start: scores[i * n : (i + 1) * n] for i, start in enumerate(unique)}
+        texts = [
+            text
+            + endings[_pick(table[start], math.inf if even else temperature, derive(seed, "field", index))]
+            for text, start, seed, even in zip(texts, starts, seeds, evenly, strict=True)
+        ]
+    return texts
+
+
+class ConstrainedWriter:
+    """A `Generator` whose completions are always valid; of the sampling only temperature and `explore` count.
+
+    Args:
+        scorer: gives the policy's log-likelihoods for one writing, such as `LocalGenerator.scorer`.
+        tokenizer: counts the completions' tokens.
+        space: what can be written.
+    """
+
+    def __init__(
+        self, scorer: Callable[[], Scorer], tokenizer: PreTrainedTokenizerBase, space: Space
+    ) -> None:
+        self.scorer, self.tokenizer, self.space = scorer, tokenizer, space
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """One text a prompt, in order."""
+        texts = write(prompts, seeds, self.scorer(), self.space, sampling.temperature, sampling.explore)
+        counts = [len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        return [Completion(text, count, "stop") for text, count in zip(texts, counts, strict=True)]
+
+
+def _pick(log_likelihoods: Sequence[float], temperature: float, seed: int) -> int:
+    best = max(range(len(log_likelihoods)), key=log_likelihoods.__getitem__)
+    if temperature <= 0:
+        return best
+    weights = [math.exp((ll - log_likelihoods[best]) / temperature) for ll in log_likelihoods]
+    return random.Random(seed).choices(range(len(weights)), weights)[0]
