@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"settings"}),
     frozenset({"config"}),
     frozenset({"run"}),
-    frozenset({"domains", "data", "arc", "grading", "self_edit", "self_edit_check"}),
+    frozenset({"domains", "data", "arc", "grading", "self_edit", "self_edit_check", "constrained"}),
     frozenset({"models"}),
     frozenset({"inner"}),
     frozenset({"reward"}),
