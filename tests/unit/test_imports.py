@@ -39,7 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"models"}),
     frozenset({"inner"}),
     frozenset({"reward"}),
-    frozenset({"restem", "evaluator", "estep", "evaluation", "graded", "setup"}),
+    frozenset({"restem", "evaluator", "estep", "controls", "evaluation", "graded", "setup"}),
     frozenset({"framework"}),
     frozenset({"report", "serve", "cluster"}),
     frozenset({"recipes", "taught"}),
