@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from seal.data.documents.library import read_library
+from seal.data.documents.questions import read_questions
 from seal.errors import ConfigError, DataError, ModelError, RunError
 from seal.inner.adapter_engine import AdapterEngine
 from seal.models.load import LoadedModel
@@ -80,6 +81,26 @@ def test_questions_that_come_with_documents_only_measure(tmp_path: Path) -> None
     plan = make_plan(read_library([path]), seed=0)
     assert [(q.question, q.answer) for q in plan.questions if q.kind == "own"] == [("Who built it?", "Mira")]
     assert not any("Who built it" in text.prompt for text in plan.texts)
+
+
+def test_a_file_of_own_questions(docs: Path, tmp_path: Path) -> None:
+    for name, text in (
+        ("q.csv", "question,answer\nWho built the gate of Orvane?,Mira Tolstad\n"),
+        (
+            "q.jsonl",
+            '{"question": "Who built the gate of Orvane?", "answers": ["Mira Tolstad", "Tolstad"]}\n',
+        ),
+    ):
+        (tmp_path / name).write_text(text)
+        own = read_questions(tmp_path / name)
+        plan = make_plan(read_library([docs]), seed=0, own=own)
+        (asked,) = [q for q in plan.questions if q.kind == "own"]
+        assert asked.passage == plan.passages[0].id
+        assert (asked.question, asked.answer) == ("Who built the gate of Orvane?", "Mira Tolstad")
+    assert asked.also == ("Tolstad",)
+    (tmp_path / "bad.csv").write_text("question,reply\nWho?,Mira\n")
+    with pytest.raises(DataError, match=r"bad.csv, line 2: 'Who\?' has no answer"):
+        read_questions(tmp_path / "bad.csv")
 
 
 def test_the_study_order_mixes_old_among_new_in_equal_shares() -> None:

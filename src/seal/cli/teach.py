@@ -35,6 +35,9 @@ def teach(
     rank: Annotated[int, Option(min=1, help="LoRA rank.")] = 32,
     lr: Annotated[float, Option(help="Peak learning rate.")] = 1e-3,
     measure: Annotated[bool, Option(help="Ask test questions before and after.")] = True,
+    questions: Annotated[
+        str, Option(help="Your own test questions: JSON, JSONL or CSV with question and answer.")
+    ] = "",
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would be taught, and stop.")] = False,
     seed: _options.Seed = 0,
     place: _options.DeviceOptions,
@@ -62,7 +65,9 @@ def teach(
     elif is_taught(folder):
         raise ConfigError(f"{folder} is taught already", f"add to it: seal teach DOCS --into {folder}")
     training = replace(TRAINING, rank=rank, alpha=2.0 * rank, learning_rate=lr)
-    settings = TeachSettings(tuple(documents or ()), updates, replay, keep, apart, measure, training, seed)
+    settings = TeachSettings(
+        tuple(documents or ()), updates, replay, keep, apart, measure, training, seed, questions
+    )
     settings.check()
     library = read_library(settings.documents)
     _teach.show_library(library)

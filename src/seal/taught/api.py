@@ -25,6 +25,7 @@ def teach(
     rank: int = 32,
     learning_rate: float = 1e-3,
     measure: bool = True,
+    questions: str | Path = "",
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
@@ -46,6 +47,7 @@ def teach(
         apart: one adapter a document.
         rank, learning_rate: of the LoRA adapters; alpha is twice the rank.
         measure: ask test questions before and after; see `TaughtModel.scores`.
+        questions: a file of your own test questions, with `question` and `answer`.
         seed: every other seed derives from it.
         device, dtype: as in `seal.models.load.load_model`.
         progress: called with what is being done, how much of it is done, and of how much.
@@ -59,7 +61,14 @@ def teach(
     training = replace(TRAINING, rank=rank, alpha=2.0 * rank, learning_rate=learning_rate)
     paths = _paths(documents)
     settings = TeachSettings(
-        paths, updates, keep=keep, apart=apart, measure=measure, training=training, seed=seed
+        paths,
+        updates,
+        keep=keep,
+        apart=apart,
+        measure=measure,
+        training=training,
+        seed=seed,
+        questions=str(questions),
     )
     settings.check()
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="seal-taught-")) / "model"

@@ -53,10 +53,13 @@ class TestQuestion:
     """A question that measures what was learned; it is never trained on."""
 
     passage: str
+    """The id of the passage that it is about."""
     question: str
     answer: str
     kind: Literal["cloze", "own"]
-    """A gap in the passage, or a question that came with the documents."""
+    """A gap in the passage, or a question of the user's."""
+    also: tuple[str, ...] = ()
+    """Further answers that count."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class Item:
     """What stands or falls together, for intervals: the passage, or the question itself."""
     question: str
     answer: str
+    also: tuple[str, ...] = ()
+    """Further answers that count."""
 
 
 def general_items() -> list[Item]:
@@ -44,7 +46,7 @@ def general_items() -> list[Item]:
 def items_of(batch: int, questions: Sequence[TestQuestion]) -> list[Item]:
     """A batch's questions; the user's own stand in a line of their own."""
     names = {"cloze": f"batch {batch}", "own": f"batch {batch}, your questions"}
-    return [Item(names[q.kind], q.passage, q.question, q.answer) for q in questions]
+    return [Item(names[q.kind], q.passage, q.question, q.answer, q.also) for q in questions]
 
 
 def ask_items(
@@ -74,7 +76,10 @@ def ask_items(
         texts += [c.text for c in engine.answer(prompts[start : start + 64])]
         if on_done is not None:
             on_done(len(texts), len(prompts))
-    asked = [(Question(item.question, item.answer), text) for item, text in zip(items, texts, strict=True)]
+    asked = [
+        (Question(item.question, item.answer, also=item.also), text)
+        for item, text in zip(items, texts, strict=True)
+    ]
     return [grade.verdict is Verdict.CORRECT for grade in LexicalGrader().grade(asked)]
 
 

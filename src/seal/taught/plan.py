@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from seal.cloze import gaps
 from seal.data.choice import task_id, unique_ids
 from seal.data.documents.library import Library
+from seal.data.fields import RawQuestion
 from seal.records import TrainingSequence
 from seal.seeds import derive
 from seal.taught.form import Form
 from seal.taught.manifest import TaughtPassage, TestQuestion, TrainingText
+from seal.taught.route import Router
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,9 +38,16 @@ class Plan:
     questions: tuple[TestQuestion, ...]
 
 
-def make_plan(library: Library, seed: int, known: Sequence[str] = ()) -> Plan:
-    """The plan for a library. Passages whose id is in `known` were taught before and are left out."""
-    passages, texts, questions = [], [], []
+def make_plan(
+    library: Library, seed: int, known: Sequence[str] = (), own: Sequence[RawQuestion] = ()
+) -> Plan:
+    """The plan for a library. Passages whose id is in `known` were taught before and are left out.
+
+    Questions of the user's in `own` count with the passage that they fit best.
+    """
+    passages: list[TaughtPassage] = []
+    texts: list[TrainingText] = []
+    questions: list[TestQuestion] = []
     ids = unique_ids([task_id(p.title, p.context) for p in library.passages])
     for name, found in zip(ids, library.passages, strict=True):
         if name in known:
@@ -48,8 +57,15 @@ def make_plan(library: Library, seed: int, known: Sequence[str] = ()) -> Plan:
         texts += [TrainingText(name, "", found.context.strip()), *trained]
         questions += asked
         questions += [
-            TestQuestion(name, q.question, q.answer, "own") for q in found.questions if q.answer is not None
+            TestQuestion(name, q.question, q.answer, "own", q.also)
+            for q in found.questions
+            if q.answer is not None
         ]
+    router = Router(passages)
+    for q in own if passages else ():
+        if q.answer is not None:
+            name = router.rank(q.question)[0].passage.id
+            questions.append(TestQuestion(name, q.question, q.answer, "own", q.also))
     return Plan(tuple(passages), tuple(texts), tuple(questions))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.data.documents.library import Library, read_library
+from seal.data.documents.questions import read_questions
 from seal.errors import AdaptError, ConfigError, DataError, ModelError, RunError
 from seal.records import AdaptJob, TrainingConfig
 from seal.run.codec import decode, encode
@@ -70,6 +71,8 @@ class TeachSettings:
     """Ask test questions before and after."""
     training: TrainingConfig = field(default=TRAINING)
     seed: int = 0
+    questions: str = ""
+    """A file of the user's own questions to measure with."""
 
     def check(self) -> None:
         """Raise `ConfigError` for values out of range."""
@@ -120,9 +123,10 @@ class Teaching:
         """The plan for `library`; what was taught before is left out.
 
         Raises:
-            DataError: all of it was taught before.
+            DataError: all of it was taught before, or the user's questions cannot be read.
         """
-        plan = make_plan(library, self.settings.seed, [p.id for p in self._old])
+        own = read_questions(Path(self.settings.questions)) if self.settings.questions else []
+        plan = make_plan(library, self.settings.seed, [p.id for p in self._old], own)
         if not plan.passages:
             raise DataError(
                 f"all {len(library.passages)} passages were taught before", "give documents that are new"
