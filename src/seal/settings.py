@@ -146,9 +146,9 @@ class InnerConfig(Section):
     workers: AutoOrNatural = "auto"
     """Processes that share the work; auto: one a core or GPU, as memory allows, and one for a tiny model."""
     slots: AutoOrNatural = "auto"
-    """Adapters trained at once, in all processes; auto: chosen from the device's memory."""
+    """Adapters trained at once, in all processes; auto: what fits into the memory free as the run begins."""
     token_budget: AutoOrNatural = "auto"
-    """Tokens in one packed pass; auto: chosen from the device's memory."""
+    """Tokens in one packed pass; auto: what fits into the memory free as the run begins."""
     pad_loss: bool = False
     """Count the loss on padding to `max_length`, as the official code does; for comparisons only."""
 

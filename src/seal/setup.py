@@ -22,6 +22,7 @@ from seal.settings import SEALConfig
 
 if TYPE_CHECKING:
     from seal.estep import EStep
+    from seal.inner.memory import Capacity
     from seal.inner.protocol import Generator
     from seal.models.load import LoadedModel
     from seal.run.folder import Run
@@ -204,11 +205,10 @@ def estep(config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, poli
     from seal.inner.loop import LocalInnerLoop
     from seal.self_edit import SelfEditGenerator
 
-    slots, budget = (None if v == "auto" else int(v) for v in (config.inner.slots, config.inner.token_budget))
     wanted = config.inner.workers
     workers = default_workers(policy) if wanted == "auto" else int(wanted)
-    own = -(-slots // workers) if slots else None
-    local = LocalInnerLoop(policy, slots=own, token_budget=budget)
+    does = _capacity(config, run, policy, workers)
+    local = LocalInnerLoop(policy, slots=does.slots, token_budget=does.token_budget)
     loop = Graded(SharedInnerLoop(local, workers) if workers > 1 else local, grader)
     pad_to = config.max_length if config.inner.pad_loss else 0
     evaluator = Evaluator(policy, domain, loop, config.inner_training(), config.seed, pad_to)
@@ -218,6 +218,22 @@ def estep(config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, poli
         generator = sampler(generator, policy.tokenizer)
     edits = SelfEditGenerator(generator, domain, policy.tokenizer, config.sampling(), config.seed)
     return EStep(run, edits, evaluator, chunk=2 * loop.slots)
+
+
+def _capacity(config: SEALConfig, run: Run, policy: LoadedModel, workers: int) -> Capacity:
+    """How much each engine does at once. Decided when the run began, whatever memory is free later: it has a
+    part in the last bits of results."""
+    from seal.inner.memory import Capacity, capacity, footprint, free_bytes
+
+    known = run.recall(Capacity, "capacity", "engine")
+    if known is None:
+        inner, device = config.inner, policy.model.device
+        need = footprint(policy.model, config.inner_training(), device, policy.model.dtype)
+        share = free_bytes(device) // (workers if device.type == "cpu" else 1)
+        slots = inner.slots if inner.slots == "auto" else -(-int(inner.slots) // workers)
+        known = capacity(need, share, device, slots, inner.token_budget)
+        run.record("capacity", "engine", known)
+    return known
 
 
 def _generator(config: SEALConfig, policy: LoadedModel) -> Generator:

@@ -237,6 +237,8 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(
     assert "self-edits   16\n" in out
     assert "adapters     18\n" in out
     assert "time         roughly" in out
+    # rank 4 is stored as 8, on 2048 inputs and outputs, 16 bytes each: fp32 weights, gradient, two moments
+    assert "8 adapters of 262 kB, passes of 512 tokens of" in out
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
@@ -247,6 +249,7 @@ def test_dry_run_without_the_model_still_counts(capsys: Output, tmp_path: Path) 
     assert code == 0
     assert "tokens       at most" in out
     assert "time         unknown: " in out
+    assert "memory       unknown: " in out
 
 
 def test_measured_work_by_hand() -> None:

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seal.errors import ModelError
 from seal.records import Task
 from seal.settings import DOMAINS, SEALConfig
 from seal.setup import load_data
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _CHARS_A_TOKEN = 4
 # Shares of the speed of one large matrix product that training and decoding small batches reach.
@@ -39,8 +42,8 @@ def describe(config: SEALConfig) -> str:
         lines.append(f"tasks        {data}")
         if config.domain == "knowledge_incorporation":
             train, val = data.train, data.val
-    count, parameters, note = _model(config.model_name)
-    work = measure(config, train, val, count)
+    model = _model(config.model_name)
+    work = measure(config, train, val, model.count)
     rounds = f"{config.max_outer_iterations} × {config.tasks_per_iteration} tasks"
     lines += [
         f"rounds       {rounds} × {config.samples_per_iteration} self-edits × {config.repeats} trainings",
@@ -50,7 +53,11 @@ def describe(config: SEALConfig) -> str:
     if train:
         written, trained = f"{work.write_tokens:,} written", f"{work.train_tokens:,} trained on"
         tokens = f"at most {written}, {trained}, {work.answer_tokens:,} answered"
-        lines += [f"tokens       {tokens}", f"time         {_time(work, parameters, config) or note}"]
+        lines += [
+            f"tokens       {tokens}",
+            f"time         {_time(work, model.parameters, config) or model.note}",
+        ]
+    lines.append(f"memory       {_memory(config, model)}")
     return "\n".join(lines)
 
 
@@ -84,8 +91,20 @@ def _mean(values: Sequence[int]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _model(name: str) -> tuple[Callable[[str], int], int, str]:
-    """A token counter, the number of parameters (0: unknown), and why it is unknown."""
+@dataclass(frozen=True)
+class _Model:
+    """What is known of a model without its weights."""
+
+    count: Callable[[str], int]
+    """Tokens of a text."""
+    parameters: int = 0
+    """0: unknown, for the reason in `note`."""
+    note: str = ""
+    shape: Callable[[], PreTrainedModel] | None = None
+    """Makes the model, its tensors without content perhaps."""
+
+
+def _model(name: str) -> _Model:
     from seal.models import builtin, load
 
     def by_length(text: str) -> int:
@@ -94,16 +113,54 @@ def _model(name: str) -> tuple[Callable[[str], int], int, str]:
     try:
         if name in builtin.NAMES:
             model, tokenizer, _ = builtin.build(name)
-            return _counter(tokenizer), model.num_parameters(), ""
+            return _Model(_counter(tokenizer), model.num_parameters(), shape=lambda: model)
         here = name in load.BUILTIN_NAMES or Path(name).expanduser().exists()
         folder = load.resolve(name) if here else _cached(name)
     except ModelError as error:
-        return by_length, 0, f"unknown: {error.message}; {error.fix}"
+        return _Model(by_length, note=f"unknown: {error.message}; {error.fix}")
     if folder is None:
-        return by_length, 0, f"unknown: {name} is not here yet; it is downloaded when the run begins"
+        return _Model(
+            by_length, note=f"unknown: {name} is not here yet; it is downloaded when the run begins"
+        )
     from transformers import AutoTokenizer
 
-    return _counter(AutoTokenizer.from_pretrained(folder)), _parameters(folder), ""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return _Model(_counter(tokenizer), _parameters(folder), shape=lambda: _bare(folder))
+
+
+def _bare(folder: Path) -> PreTrainedModel:
+    """The model of a checkpoint without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return made
+
+
+def _memory(config: SEALConfig, model: _Model) -> str:
+    """What one process of the inner loop needs, and how much it does at once with it."""
+    from seal.inner.memory import capacity, footprint, free_bytes
+    from seal.models.load import SMALL_BYTES, pick_device, pick_dtype
+
+    if model.shape is None:
+        return model.note
+    place = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, place, small=4 * model.parameters < SMALL_BYTES)
+    need = footprint(model.shape(), config.inner_training(), place, dtype)
+    free = free_bytes(place)
+    chosen = capacity(need, free, place, config.inner.slots, config.inner.token_budget)
+    base = model.parameters * dtype.itemsize
+    return (
+        f"about {_size(base + need.total(chosen))} in each process: {_size(base)} the model, "
+        f"{chosen.slots} adapters of {_size(need.adapter)}, passes of {chosen.token_budget} tokens of "
+        f"{_size(need.token)}; {_size(free)} are free"
+    )
+
+
+def _size(n_bytes: float) -> str:
+    size, name = (10**9, "GB") if n_bytes >= 10**9 else (10**6, "MB") if n_bytes >= 10**6 else (10**3, "kB")
+    return f"{n_bytes / size:.3g} {name}"
 
 
 def _counter(tokenizer: Any) -> Callable[[str], int]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Ranks are filled up with zeros to a multiple of this: grouped products on GPUs want rows of 16 bytes. What
 #: is zero in A and in B has no gradient and stays zero.
-_RANK_STEP = 8
+RANK_STEP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Adapter:
 def layout_of(runtime: Runtime, training: TrainingConfig) -> SlotLayout:
     """The layout for a recipe's rank and targets; equal ones are one object, so that adapters can share a
     stack."""
-    rank = -(-training.rank // _RANK_STEP) * _RANK_STEP
+    rank = -(-training.rank // RANK_STEP) * RANK_STEP
     key = rank, tuple(target_modules(runtime.model, training.targets))
     if key not in runtime.layouts:
         runtime.layouts[key] = SlotLayout(runtime, *key)

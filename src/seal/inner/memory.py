@@ -1,13 +1,126 @@
-"""Memory that training frees stays with the process, so that the next pass does not fault it in again."""
+"""What training needs of a device's memory, by arithmetic, and how memory that it frees is kept.
+
+A sum of bytes, checked against what a real pass keeps. It errs on the large side, by at most three times.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from seal.training_config import TrainingConfig
 
 # glibc's mallopt numbers (malloc.h).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+#: Adapters trained at once and tokens of a pass that are enough for full speed: more memory buys nothing.
+ENOUGH_ON_CPU, ENOUGH_ELSEWHERE = (8, 512), (32, 8192)
+#: Fewest tokens of a pass; a longer sequence is a pass of its own anyway.
+LEAST_TOKENS = 64
+#: Share of the free memory that is planned with.
+_USED = 0.8
+#: Logits of a piece of the head and of the rows that answer, a cache of keys and values: bytes for all.
+_FIXED = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes that training adds to a loaded model."""
+
+    reordered: int
+    """Copies of the base's weights for bf16 products on a CPU."""
+    adapter: int
+    """Each adapter in training: weights, gradient, AdamW's two moments, factors in the base's type."""
+    token: int
+    """Each token of a pass: what the backward pass needs of every layer."""
+
+    def total(self, capacity: Capacity) -> int:
+        """Bytes with so many adapters and tokens at once."""
+        return _FIXED + self.reordered + capacity.slots * self.adapter + capacity.token_budget * self.token
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much one engine does at once. Journal kind `capacity`, key `engine`."""
+
+    slots: int
+    """Adapters in training."""
+    token_budget: int
+    """Tokens of a forward and backward pass."""
+
+
+def footprint(
+    model: PreTrainedModel, training: TrainingConfig, device: torch.device, dtype: torch.dtype
+) -> Footprint:
+    """What training adapters of this shape needs beside the model (whose own tensors may be on `meta`).
+
+    Raises:
+        ConfigError: a target names no layer of the model.
+    """
+    import torch
+
+    from seal.inner.adapter import RANK_STEP
+    from seal.inner.precision import full_dtype
+    from seal.models.lora import linear_modules, target_modules
+
+    modules: dict[str, Any] = linear_modules(model)
+    layers = {name: tuple(module.weight.shape) for name, module in modules.items()}
+    features = sum(sum(shape) for shape in layers.values())
+    weights = sum(a * b for a, b in layers.values())
+    rank = -(-training.rank // RANK_STEP) * RANK_STEP
+    factors = rank * sum(sum(layers[n]) for n in target_modules(model, training.targets))
+    on_cpu, state = device.type == "cpu", full_dtype(dtype).itemsize
+    config = model.config.get_text_config()
+    norms = 24 * config.hidden_size * config.num_hidden_layers  # in fp32 whatever the model's type
+    return Footprint(
+        reordered=2 * weights * dtype.itemsize if on_cpu and dtype == torch.bfloat16 else 0,
+        adapter=factors * (4 * state + (0 if on_cpu else dtype.itemsize)),
+        token=2 * dtype.itemsize * features + norms + state * rank * len(layers),
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free now, on a GPU or, for a CPU, in the machine."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def fitting(need: Footprint, free: int, device: torch.device) -> Capacity:
+    """The most adapters and tokens that fit into `free` bytes, and that are of use.
+
+    Powers of two, so that a little more or less free memory seldom changes them: they decide which sequences
+    share a product, and with it the last bits of results.
+    """
+    slots, tokens = ENOUGH_ON_CPU if device.type == "cpu" else ENOUGH_ELSEWHERE
+    found = Capacity(slots, tokens)
+    while need.total(found) > _USED * free and found != Capacity(1, LEAST_TOKENS):
+        wide = found.token_budget * need.token > found.slots * need.adapter
+        if (wide and found.token_budget > LEAST_TOKENS) or found.slots == 1:
+            found = Capacity(found.slots, found.token_budget // 2)
+        else:
+            found = Capacity(found.slots // 2, found.token_budget)
+    return found
+
+
+def capacity(
+    need: Footprint, free: int, device: torch.device, slots: int | str, token_budget: int | str
+) -> Capacity:
+    """What the settings say, and where they say `auto` what fits."""
+    chosen = fitting(need, free, device)
+    return Capacity(
+        chosen.slots if slots == "auto" else int(slots),
+        chosen.token_budget if token_budget == "auto" else int(token_budget),
+    )
 
 
 @cache

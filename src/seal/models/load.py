@@ -27,7 +27,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 #: Seconds until a hub that does not answer counts as out of reach.
 _HUB_SECONDS = 5.0
 #: Weights below this many bytes gain nothing from bfloat16 and lose exactness.
-_SMALL_BYTES = 64 * 2**20
+SMALL_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
     folder = resolve(name)
     version = verify_checkpoint(folder) if (folder / MANIFEST).is_file() else folder_version(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    kind = pick_dtype(dtype, place, small=size < _SMALL_BYTES)
+    kind = pick_dtype(dtype, place, small=size < SMALL_BYTES)
     return _ready(*_from_folder(folder, name, kind), name, version, place)
 
 
