@@ -11,8 +11,10 @@ import pytest
 from seal.arc.sources import domain_options, load_split
 from seal.arc.tasks import load_arc
 from seal.data.load_report import Tally
+from seal.data.loader import report_of
 from seal.domains.few_shot import FewShotLearning
 from seal.errors import ConfigError, DataError
+from seal.records import Answer
 from seal.settings import DataConfig, SEALConfig
 from seal.setup import make_domain
 
@@ -157,7 +159,12 @@ def test_some_tests_of_a_task_without_solution(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(record))
     tally = Tally()
     (task,) = load_split(config(path="unused", val_path=str(tmp_path / "a.json")), "val", tally)
-    assert task.target == ((((4,),), ((5,),)),)
+    assert task.target == ((((3,),), None), (((4,),), ((5,),)))  # every test keeps its number
+    assert report_of("val", [task], tally).questions == 1
+    domain = FewShotLearning(max_views=1)
+    views = [Answer(f"{task.id}.{i}", text) for i, text in enumerate(("[[1]]", "5"))]
+    scored = domain.score(task, views)
+    assert (scored.n, len(scored.correct), len(scored.details["tests"])) == (1, 1, 2)
     assert [str(each) for each in tally.left_out] == ["1 test without a solution (a, test 0)"]
 
 

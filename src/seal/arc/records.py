@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from seal.arc.grid import as_grid
@@ -48,25 +47,23 @@ def to_task(name: str, record: Any, solutions: Any = None, where: str = "") -> T
 
 
 def with_solutions(tasks: Sequence[Task], tally: Tally, source: str) -> list[Task]:
-    """`tasks` with those tests whose solution is known: no model is scored on others.
+    """Those `tasks` that have a test whose solution is known: no model is scored on others.
+
+    Tests without one stay in a task that has another, so that every test keeps its number; they are answered
+    and not scored.
 
     Raises:
         DataError: no test of any task has one.
     """
     kept = []
     for task in tasks:
-        if not isinstance(task.target, tuple) or not all(
-            isinstance(p, tuple) and len(p) == 2 for p in task.target
-        ):
-            kept.append(task)
-            continue
-        known = tuple(pair for pair in task.target if pair[1] is not None)
-        if not known:
+        tests = task.target if isinstance(task.target, tuple) else ()
+        missing = [i for i, test in enumerate(tests) if isinstance(test, tuple) and test[1:] == (None,)]
+        if missing and len(missing) == len(tests):
             tally.leave_out("unsolved_task", [task.id])
             continue
-        missing = (i for i, pair in enumerate(task.target) if pair[1] is None)
         tally.leave_out("unsolved_test", (f"{task.id}, test {i}" for i in missing))
-        kept.append(replace(task, target=known) if len(known) < len(task.target) else task)
+        kept.append(task)
     if tasks and not kept:
         raise DataError(
             f"{source}: none of its {len(tasks)} tasks has a test with a solution (first: {tasks[0].id})",

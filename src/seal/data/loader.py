@@ -233,7 +233,8 @@ class DataLoader:
 
 def report_of(split: str, tasks: Sequence[Task], tally: Tally) -> LoadReport:
     """What loading `tasks` came to."""
-    questions = sum(len(t.target) for t in tasks if isinstance(t.target, tuple))
+    targets = [q for t in tasks if isinstance(t.target, tuple) for q in t.target]
+    questions = sum(not (isinstance(q, tuple) and q[1:] == (None,)) for q in targets)  # no unsolved puzzle
     return LoadReport(split, len(tasks), questions, tally.left_out, tuple(tally.notes))
 
 
