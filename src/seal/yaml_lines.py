@@ -13,6 +13,11 @@ from seal.errors import ConfigError
 from seal.yaml_scalars import Dumper, Loader
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BROKEN = (
+    *(yaml.YAMLError, ValueError, LookupError, TypeError),
+    *(AttributeError, ArithmeticError, RecursionError),
+)
+"""What PyYAML raises: its own errors, and those of its constructors for a value that its tag belies."""
 KeyPath = tuple[str | int, ...]
 
 
@@ -80,8 +85,8 @@ def scalar(text: str) -> Any:
     What YAML's versions read differently is a `Doubtful`.
     """
     try:
-        return yaml.load(text, Loader=Loader)
-    except yaml.YAMLError:
+        return _tree(yaml.load(text, Loader=Loader))
+    except _BROKEN:
         return text
 
 
@@ -95,17 +100,23 @@ def _compose(text: str, name: str) -> tuple[Any, yaml.Node | None]:
     try:
         loader = Loader(text)
         node = loader.get_single_node()
-        return (None if node is None else loader.construct_document(node)), node
+        return (None if node is None else _tree(loader.construct_document(node))), node
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise ConfigError(f"{name}:{line}: malformed YAML: {error.problem}", "correct the file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        cause = " ".join(str(error).split())
+    except _BROKEN as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{name}: malformed YAML: {cause}", "correct the file") from None
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _tree(value: Any) -> Any:
+    """`value`, unless an alias in it stands within what it names. Raises `ValueError`."""
+    json.dumps(value, default=str, skipkeys=True)
+    return value
 
 
 def _walk(

@@ -7,7 +7,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -439,3 +439,59 @@ def test_config_files_of_every_editor(tmp_path: Path, encoding: str, end: str) -
 def test_json_that_python_chokes_on_is_refused(tmp_path: Path, text: str) -> None:
     (problem,) = problems(write(tmp_path, text, "c.json"))
     assert problem.startswith(str(tmp_path / "c.json"))
+
+
+PIECES = [
+    "seed",
+    "data_config",
+    "options",
+    "path",
+    ": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\n",
+    "  ",
+    "- ",
+    "no",
+    "010",
+    "~",
+]
+PIECES += [
+    "1_0",
+    "0xg",
+    "&a ",
+    "*a",
+    "<<",
+    "!!int ",
+    "!!float ",
+    "!!bool x",
+    "!!timestamp ",
+    "!!set ",
+    "?",
+    "|",
+    "'",
+]
+
+
+@given(
+    st.sampled_from(["c.yaml", "c.json"]),
+    st.binary(max_size=20)
+    | st.lists(st.sampled_from(PIECES), max_size=12).map(lambda p: "".join(p).encode()),
+)
+@example("c.yaml", b"data_config: {options: &a {x: *a}}")
+@example("c.yaml", b"seed: !!int x")
+@example("c.yaml", b"seed: !!float")
+@example("c.yaml", b"seed: !!bool x")
+@example("c.yaml", b"seed: !!timestamp x")
+def test_any_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("any") / name
+    path.write_bytes(content)
+    try:
+        load_config(path)
+        load_config(overrides={"data_config.options": scalar(content.decode())})
+    except (ConfigError, UnicodeDecodeError) as error:
+        assert isinstance(error, UnicodeDecodeError) or str(error)  # noqa: PT017
