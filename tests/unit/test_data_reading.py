@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seal.arc.tasks import load_arc
 from seal.cli import main
 from seal.config import load_config
 from seal.data.formats import from_records
@@ -555,6 +556,29 @@ def test_any_value_in_any_field_is_read_or_refused(
         assert all(isinstance(text, str) and "\0" not in text for text in texts)
         assert set(texts) <= written(record)
         "".join(texts).encode()
+
+
+ENDINGS = [".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".json.gz", ".NDJSON"]
+PIECES = [
+    *(b'{"context":"C","question":"Q?","answer":"A"}', b"context,question,answer", b"C,Q?,A", b'{"data":['),
+    *(b"\n", b"\r", b",", b'"', b"[", b"]", b"{", b"}", b"null", b"NaN", b"1e999", b"\\ud800"),
+    *(b"\xff\xfe", b"\0", b"\xef\xbb\xbf", b"\x1f\x8b\x08", b"PAR1", b'"split":"train"'),
+    b'{"train":[{"input":[[1]],"output":[[1]]}],"test":[{"input":[[1]]}]}',
+]
+
+
+@given(st.sampled_from(ENDINGS), st.binary(max_size=40) | st.lists(st.sampled_from(PIECES)).map(b"".join))
+def test_any_bytes_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, ending: str, content: bytes
+) -> None:
+    path = put(tmp_path_factory.mktemp("any") / f"a{ending}", content)
+    for read in (load_tasks, load_arc):
+        refused = None
+        try:
+            read(str(path))
+        except DataError as error:
+            refused = error
+        assert refused is None or (refused.fix and "\n" not in str(refused) and str(path) in str(refused))
 
 
 class Failing:
