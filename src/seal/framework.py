@@ -22,7 +22,7 @@ from seal.data.load_report import LoadReport
 from seal.evaluation import HeldOut, Summary
 from seal.models.load import load_model, require_model
 from seal.records import ArmScore, EditResult, Plan, PolicyUpdate, Reward, SelfEdit, Trial
-from seal.restem import ReSTEMOptimizer, pair_of, select
+from seal.restem import FEW_UPDATES, ReSTEMOptimizer, pair_of, select
 from seal.reward import aggregate, reward_value
 from seal.run.codec import decode
 from seal.seeds import derive
@@ -163,6 +163,12 @@ class SEALFramework:
         )
         self.folder.record("update", str(iteration), update)
         self.folder.keep_newest(config.keep_checkpoints)
+        if new.updated and len(new.losses) < FEW_UPDATES:
+            log.warning(
+                "the M-step was %d updates, and below %d a policy hardly moves: raise sft.steps",
+                len(new.losses),
+                FEW_UPDATES,
+            )
         log.info("kept %d of %d self-edits; %s", kept, len(results), new.why or f"policy {new.version}")
         return update
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     from seal.models.load import LoadedModel
 
+#: Below this many updates of the weights an M-step hardly moves a policy.
+FEW_UPDATES = 40
+
 
 class Pair(NamedTuple):
     """A prompt and the completion to learn."""

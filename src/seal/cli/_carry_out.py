@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 
 from seal.cli import Interrupted
+from seal.records import Task
 from seal.report.sinks import open_sinks
 from seal.run import log
 from seal.run.folder import Run
@@ -18,8 +20,31 @@ def carry_out(run: Run, log_level: str) -> None:
         from seal.framework import SEALFramework
 
         run.listeners.append(open_sinks(run.config, run))
-        summary = SEALFramework(run.config, run=run).run()
+        framework = SEALFramework(run.config, run=run)
+        summary = framework.run()
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; seal resume {run.path} continues") from None
     print(summary)
+    _show_answers(run, {task.id: task for task in framework.held_out.tasks})
     print(f"results: {run.path}")
+
+
+def _show_answers(run: Run, tasks: Mapping[str, Task]) -> None:
+    """A few questions with the answers before and after."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from seal.report.before_after import before_after
+    from seal.report.history import read_history
+
+    arm, rows = before_after(read_history(run.path), tasks)
+    if not rows:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("asked, without the passage", "before", arm, "right answer"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        after = f"[green]{escape(row.after)}[/]" if row.right_after else escape(row.after)
+        table.add_row(escape(row.question), escape(row.before), after, escape(row.gold))
+    Console(highlight=False).print(table)

@@ -49,6 +49,7 @@ def describe(config: SEALConfig) -> str:
         f"rounds       {rounds} × {config.samples_per_iteration} self-edits × {config.repeats} trainings",
         f"self-edits   {work.edits:,}",
         f"adapters     {work.adapters:,}",
+        f"M-step       {_m_step(config)}",
     ]
     if train:
         written, trained = f"{work.write_tokens:,} written", f"{work.train_tokens:,} trained on"
@@ -59,6 +60,18 @@ def describe(config: SEALConfig) -> str:
         ]
     lines.append(f"memory       {_memory(config, model)}")
     return "\n".join(lines)
+
+
+def _m_step(config: SEALConfig) -> str:
+    """How many updates the policy gets in a round if all self-edits that can be kept are."""
+    from seal.inner.schedule import total_steps
+    from seal.restem import FEW_UPDATES
+
+    edits = config.samples_per_iteration
+    kept = min(edits, config.keep_k) if config.keep == "best_of_k" else edits
+    updates = total_steps(config.tasks_per_iteration * kept, config.sft.training())
+    few = f"; below {FEW_UPDATES} a policy hardly moves: raise sft.steps" if updates < FEW_UPDATES else ""
+    return f"at most {updates} updates a round{few}"
 
 
 def measure(

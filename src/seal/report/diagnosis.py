@@ -9,6 +9,7 @@ from typing import Literal
 from seal.report.estimates import Mean
 from seal.report.history import History
 from seal.report.metrics import RoundMetrics, RunMetrics
+from seal.restem import FEW_UPDATES
 
 Level = Literal["problem", "warning", "note"]
 _ORDER: tuple[Level, ...] = ("problem", "warning", "note")
@@ -61,6 +62,14 @@ def _round(m: RoundMetrics, history: History) -> Iterator[Finding]:
             "The loss jumps while adapters train",
             f"{_percent(m.loss_spikes)} of the trainings pass a loss twice as high as at their start.",
             "Lower `learning_rate`, or set `inner.warmup_ratio` to 0.1.",
+        )
+    update = history.updates.get(m.iteration)
+    if update is not None and update.updated and len(update.losses) < FEW_UPDATES:
+        yield Finding(
+            "warning",
+            "The policy was hardly trained",
+            f"Its M-step was {len(update.losses)} updates of the weights; below {FEW_UPDATES} little moves.",
+            "Set `sft.steps` to 40 or more, or keep more self-edits a round.",
         )
     first, last = m.update_first_loss, m.update_last_loss
     if first is not None and last is not None and not last <= 1.5 * first:
