@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from seal.errors import ConfigError
 from seal.evaluator import Evaluator, TrialSpec
 from seal.records import Baseline, Performance, Phase, SelfEdit, Task, Trial
 from seal.self_edit import SelfEditGenerator
@@ -29,16 +30,16 @@ class _Clock:
 
 
 class EStep:
-    """A policy with its writer, its measurer and the run's journal.
+    """A policy with its sampler, its evaluator and the run's journal.
 
     Args:
         run: the open run folder.
-        writer: draws self-edits from the policy.
-        measurer: measures the policy and its adaptations.
+        sampler: draws self-edits from the policy; None for one that only measures.
+        evaluator: measures the policy and its adaptations.
         chunk: adapters that are trained and journalled together.
     """
 
-    def __init__(self, run: Run, sampler: SelfEditGenerator, evaluator: Evaluator, chunk: int) -> None:
+    def __init__(self, run: Run, sampler: SelfEditGenerator | None, evaluator: Evaluator, chunk: int) -> None:
         self.run, self.sampler, self.evaluator, self.chunk = run, sampler, evaluator, chunk
         self.policy = evaluator.loaded
 
@@ -66,17 +67,9 @@ class EStep:
 
     def write(self, tasks: Sequence[Task], n: int, iteration: int) -> list[SelfEdit]:
         """`n` self-edits a task. They are drawn in one batch, so they are taken or drawn again together."""
-        names = [f"{task.id}.i{iteration}.e{k}" for task in tasks for k in range(n)]
-        known = [self.run.recall(SelfEdit, "edit", name) for name in names]
-        if all(known):
-            return [edit for edit in known if edit is not None]
-        log.info("writing %d self-edits", len(names))
-        with self.phase("write", iteration) as phase:
-            edits = self.sampler.generate(tasks, n, self.policy.version, iteration)
-            phase.tokens = sum(edit.n_tokens for edit in edits)
-        for edit in edits:
-            self.record("edit", edit.id, edit)
-        return edits
+        if self.sampler is None:
+            raise ConfigError("nothing here writes self-edits", "give them, or a model that writes")
+        return write_edits(self.run, self.sampler, self.policy.version, tasks, n, iteration)
 
     def adapt(
         self,
@@ -105,21 +98,48 @@ class EStep:
             log.info("%s: %d of %d adapters measured", arm, len(trials), len(specs))
         return trials
 
-    def record(self, kind: str, key: str, record: object) -> None:
-        """Record what is new; an item that a crash left behind from a batch run again stays as it is."""
-        if self.run.journal.get(kind, key) is None:
-            self.run.record(kind, key, record)
-
     def close(self) -> None:
         """Free what the engine holds beside the policy (its helper processes); more work brings it back."""
         close = getattr(self.evaluator.loop, "close", None)
         if close is not None:
             close()
 
-    @contextmanager
-    def phase(self, name: str, iteration: int, part: str = "") -> Iterator[_Clock]:
-        """Note the wall time of the block, and the tokens that it counts on the clock."""
-        clock, started = _Clock(), time.perf_counter()
-        yield clock
-        phase = Phase(name, iteration, time.perf_counter() - started, clock.tokens)  # type: ignore[arg-type]
-        self.record("phase", "/".join(filter(None, (name, str(iteration), part))), phase)
+    def record(self, kind: str, key: str, record: object) -> None:
+        """Record what is new; an item that a crash left behind from a batch run again stays as it is."""
+        self.run.record_once(kind, key, record)
+
+    def phase(self, name: str, iteration: int, part: str = "") -> AbstractContextManager[_Clock]:
+        """See `timed`."""
+        return timed(self.run, name, iteration, part)
+
+
+def write_edits(
+    run: Run,
+    sampler: SelfEditGenerator,
+    policy: str,
+    tasks: Sequence[Task],
+    n: int,
+    iteration: int,
+    part: str = "",
+) -> list[SelfEdit]:
+    """`n` self-edits a task, by the policy of that version; what the journal lacks is drawn again whole."""
+    names = [f"{task.id}.i{iteration}.e{k}" for task in tasks for k in range(n)]
+    known = [run.recall(SelfEdit, "edit", name) for name in names]
+    if all(known):
+        return [edit for edit in known if edit is not None]
+    log.info("writing %d self-edits", len(names))
+    with timed(run, "write", iteration, part) as phase:
+        edits = sampler.generate(tasks, n, policy, iteration)
+        phase.tokens = sum(edit.n_tokens for edit in edits)
+    for edit in edits:
+        run.record_once("edit", edit.id, edit)
+    return edits
+
+
+@contextmanager
+def timed(run: Run, name: str, iteration: int, part: str = "") -> Iterator[_Clock]:
+    """Note the wall time of the block, and the tokens that it counts on the clock."""
+    clock, started = _Clock(), time.perf_counter()
+    yield clock
+    phase = Phase(name, iteration, time.perf_counter() - started, clock.tokens)  # type: ignore[arg-type]
+    run.record_once("phase", "/".join(filter(None, (name, str(iteration), part))), phase)

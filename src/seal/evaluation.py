@@ -51,7 +51,7 @@ class Summary:
 def base_arm(baselines: Sequence[Baseline], arm: str = "base") -> ArmScore:
     """The arm of the untrained policy."""
     tasks = tuple(TaskScore(b.task_id, b.performance.score, max(b.performance.n, 1)) for b in baselines)
-    return _arm(arm, baselines[0].policy if baselines else "", tasks, tasks)
+    return compared_arm(arm, baselines[0].policy if baselines else "", tasks, tasks)
 
 
 def trained_arm(arm: str, trials: Sequence[Trial], base: ArmScore) -> ArmScore:
@@ -67,10 +67,11 @@ def trained_arm(arm: str, trials: Sequence[Trial], base: ArmScore) -> ArmScore:
         for t in base.tasks
         if t.task_id in by_task
     )
-    return _arm(arm, trials[0].policy if trials else "", tasks, base.tasks)
+    return compared_arm(arm, trials[0].policy if trials else "", tasks, base.tasks)
 
 
-def _arm(arm: str, policy: str, tasks: tuple[TaskScore, ...], base: Sequence[TaskScore]) -> ArmScore:
+def compared_arm(arm: str, policy: str, tasks: tuple[TaskScore, ...], base: Sequence[TaskScore]) -> ArmScore:
+    """An arm's means and intervals over tasks, its gain paired with `base`."""
     unaided = {t.task_id: t.score for t in base}
     weights = [float(t.n) for t in tasks]
     score = interval([t.score for t in tasks], weights, SCORES)
@@ -185,7 +186,7 @@ class HeldOut:
     def _in_context(self, estep: EStep, base: ArmScore) -> ArmScore:
         performances = estep.baselines(self.tasks, BEFORE, in_context=True)
         tasks = tuple(TaskScore(t.task_id, performances[t.task_id].score, t.n) for t in base.tasks)
-        score = _arm("in_context", estep.policy.version, tasks, base.tasks)
+        score = compared_arm("in_context", estep.policy.version, tasks, base.tasks)
         estep.record("arm", "in_context", score)
         return score
 

@@ -62,7 +62,7 @@ class Evaluator:
         loaded: the policy.
         domain: prompts, rows and scores.
         loop: trains and answers many adapters at once; used when the domain is batched.
-        recipe: the inner loop's recipe, before the self-edit has its say.
+        training: the inner loop's config, before the self-edit has its say.
         run_seed: every adapter's seed derives from it, the task and the repeat, so that a task's edits are
             compared under the same draws.
         pad_to: count the loss on padding to this many tokens, as the official code does; 0: no padding.
@@ -99,7 +99,7 @@ class Evaluator:
         by_id = {task.id: task for task in tasks}
         ungraded: list[str] = []
         for outcome in self._run(jobs, by_id):
-            _raise(outcome.error)
+            raise_error(outcome.error)
             try:
                 performance = self.domain.score(by_id[outcome.job_id], outcome.baseline)
             except GradingError as error:
@@ -135,7 +135,7 @@ class Evaluator:
             task = tasks[spec.edit.task_id]
             if outcome.error is not None:
                 if outcome.error.border != AdaptError.border:
-                    _raise(outcome.error)
+                    raise_error(outcome.error)
                 yield self._trial(spec, task, before, outcome, None, outcome.error.message)
                 continue
             try:
@@ -205,7 +205,8 @@ class Evaluator:
             yield AdaptOutcome(key, losses=tuple(losses))
 
 
-def _raise(error: JobError | None) -> None:
+def raise_error(error: JobError | None) -> None:
+    """Raise what made a job fail, as the error of the border where it did."""
     if error is not None:
         kinds = {kind.border: kind for kind in SealError.__subclasses__()}
         raise kinds.get(error.border, SealError)(error.message)

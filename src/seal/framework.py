@@ -21,9 +21,9 @@ from seal.controls import best_constant, placebo_edits
 from seal.data.load_report import LoadReport
 from seal.evaluation import HeldOut, Summary
 from seal.models.load import load_model, require_model
-from seal.records import ArmScore, EditResult, Plan, PolicyUpdate, Reward, SelfEdit, Trial
+from seal.records import ArmScore, EditResult, Plan, PolicyUpdate, SelfEdit
 from seal.restem import FEW_UPDATES, ReSTEMOptimizer, pair_of, select
-from seal.reward import aggregate, reward_value
+from seal.reward import edit_results
 from seal.run.codec import decode
 from seal.seeds import derive
 from seal.settings import SEALConfig
@@ -102,7 +102,7 @@ class SEALFramework:
         before = self.estep.baselines(tasks, iteration)
         edits = self.estep.write(tasks, self.config.samples_per_iteration, iteration)
         trials = self.estep.adapt(edits, self.config.repeats, "train", iteration, self.tasks, before)
-        return self._update(iteration, edits, self._reward(edits, trials))
+        return self._update(iteration, edits, edit_results(edits, trials, self.tasks, self.reward_model))
 
     def _plan(self, iteration: int) -> Plan:
         """Sample the round's tasks; a pass over all of them comes before any is seen again."""
@@ -114,26 +114,6 @@ class SEALFramework:
         plan = Plan(iteration, chosen, self.estep.policy.version)
         self.folder.record("plan", str(iteration), plan)
         return plan
-
-    def _reward(self, edits: Sequence[SelfEdit], trials: Sequence[Trial]) -> list[EditResult]:
-        """The reward of every edit: the mean over its repeats; 0 where it could not be applied."""
-        results = []
-        for edit in edits:
-            mine = [t for t in trials if t.edit_id == edit.id]
-            task = self.tasks[edit.task_id]
-            values = tuple(
-                reward_value(self.reward_model, t.before, t.after, task) if t.after is not None else 0.0
-                for t in mine
-            )
-            before = mine[0].before.score
-            after = fmean(t.after.score if t.after is not None else t.before.score for t in mine)
-            problem = next((t.problem for t in mine if t.problem), "")
-            reward = Reward(aggregate(values), {"gain": after - before}, why=problem)
-            iteration = mine[0].iteration
-            results.append(
-                EditResult(edit.id, edit.task_id, iteration, before, after, values, reward, problem)
-            )
-        return results
 
     def _update(
         self, iteration: int, edits: Sequence[SelfEdit], results: Sequence[EditResult]

@@ -285,6 +285,47 @@ def train_on_sequences(
         ModelError: TRL is not installed, or the loss is not finite.
         ConfigError: the batch cannot be shared by the processes.
     """
+    model = loaded.model
+    with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch, _as_it_was(model):
+        # Before the adapter: these tell PEFT and transformers whether DeepSpeed is in charge.
+        arguments = _arguments(model, training, seed, micro_batch, scratch)
+        with LoRAWrapper.from_config(model, training) as adapter:
+            adapter.reset(derive(seed, "sft"))
+            with _fitted(adapter.peft, loaded.tokenizer, rows, arguments, progress) as losses:
+                return adapter.factors(), losses
+
+
+def finetune(
+    loaded: LoadedModel, rows: Sequence[TrainingSequence], training: TrainingConfig, seed: int
+) -> list[float]:
+    """Train every weight of `loaded` in place with TRL's `SFTTrainer`; the mean loss of every step.
+
+    Raises:
+        ModelError: TRL is not installed, a row is longer than the model's window, or the loss not finite.
+    """
+    model, limit = loaded.model, window(loaded.model)
+    longest = max(len(row.ids) for row in rows)
+    if limit is not None and longest > limit:
+        raise ModelError(f"a row has {longest} tokens, the model's window is {limit}", "split the passage")
+    with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch, _as_it_was(model):
+        arguments = _arguments(model, training, seed, training.batch_size, scratch)
+        model.requires_grad_(True)
+        try:
+            with _fitted(model, loaded.tokenizer, rows, arguments) as losses:
+                return losses
+        finally:
+            model.requires_grad_(False).eval()
+
+
+@contextlib.contextmanager
+def _fitted(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[TrainingSequence],
+    arguments: Any,
+    progress: Progress | None = None,
+) -> Iterator[list[float]]:
+    """Train `model`; inside, DeepSpeed's shards can still be gathered. The mean loss of every step."""
     try:
         from trl import SFTTrainer
     except ImportError as error:
@@ -293,29 +334,22 @@ def train_on_sequences(
     from transformers.trainer_callback import PrinterCallback
 
     columns = {"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]}
-    model = loaded.model
-    with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch, _as_it_was(model):
-        # Before the adapter: these tell PEFT and transformers whether DeepSpeed is in charge.
-        arguments = _arguments(model, training, seed, micro_batch, scratch)
-        with LoRAWrapper.from_config(model, training) as adapter:
-            adapter.reset(derive(seed, "sft"))
-            trainer = SFTTrainer(
-                model=adapter.peft,
-                args=arguments,
-                train_dataset=Dataset.from_dict(columns),
-                processing_class=copy.deepcopy(loaded.tokenizer),
-            )
-            trainer.remove_callback(PrinterCallback)
-            if progress is not None:
-                trainer.add_callback(_on_step(progress))
-            trainer.train()
-            factors = adapter.factors()
-            trainer.accelerator.free_memory()
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=copy.deepcopy(tokenizer),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if progress is not None:
+        trainer.add_callback(_on_step(progress))
+    trainer.train()
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     bad = next((loss for loss in losses if not math.isfinite(loss)), None)
     if bad is not None:
-        raise ModelError(f"the loss of the M-step became {bad}", "lower sft.learning_rate")
-    return factors, losses
+        raise ModelError(f"the loss became {bad}", "lower the learning rate (sft.learning_rate)")
+    yield losses
+    trainer.accelerator.free_memory()
 
 
 def _labels(row: TrainingSequence) -> list[int]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
 from seal.errors import ConfigError, DataError
 from seal.plugins import build, is_import_path, load_object
-from seal.records import Performance
+from seal.records import EditResult, Performance, Reward, SelfEdit, Task, Trial
 
 
 class BaseRewardModel(ABC):
@@ -145,3 +145,24 @@ def _checked_threshold(threshold: float) -> float:
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
         raise ConfigError(f"reward threshold is {threshold!r}", "give a finite number")
     return float(threshold)
+
+
+def edit_results(
+    edits: Sequence[SelfEdit], trials: Sequence[Trial], tasks: Mapping[str, Task], model: BaseRewardModel
+) -> list[EditResult]:
+    """The reward of every edit: the mean over its repeats; 0 where it could not be applied."""
+    results = []
+    for edit in edits:
+        mine = [t for t in trials if t.edit_id == edit.id]
+        task = tasks[edit.task_id]
+        values = tuple(
+            reward_value(model, t.before, t.after, task) if t.after is not None else 0.0 for t in mine
+        )
+        before = mine[0].before.score
+        after = fmean(t.after.score if t.after is not None else t.before.score for t in mine)
+        problem = next((t.problem for t in mine if t.problem), "")
+        reward = Reward(aggregate(values), {"gain": after - before}, why=problem)
+        results.append(
+            EditResult(edit.id, edit.task_id, mine[0].iteration, before, after, values, reward, problem)
+        )
+    return results

@@ -152,8 +152,8 @@ class SelfEditGenerator:
 
     Args:
         generator: the policy's engine.
-        domain: writes the prompts; its optional `prompt_for(task, tokenizer)` is used where it has one.
-        tokenizer: the policy's, for chat templates.
+        domain: writes the prompts.
+        tokenizer: the policy's, for chat templates; None where a server adds its own.
         sampling: temperature, top-p and length of the completions.
         run_seed: every completion's seed derives from it, the task, the edit's number and the iteration.
     """
@@ -162,7 +162,7 @@ class SelfEditGenerator:
         self,
         generator: Generator,
         domain: BaseDomain,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         sampling: Sampling,
         run_seed: int = 0,
     ) -> None:
@@ -203,11 +203,7 @@ class SelfEditGenerator:
         return self._complete(drafts, sampling)
 
     def _prompt(self, task: Task) -> str:
-        prompt_for = getattr(self.domain, "prompt_for", None)
-        if prompt_for is not None:
-            prompt = prompt_for(task, self.tokenizer)
-        else:
-            prompt = self.domain.create_self_edit_prompt(task.context)
+        prompt = self.domain.prompt_for(task, self.tokenizer)
         if not isinstance(prompt, str):
             raise DataError(
                 f"task {task.id!r}: {type(self.domain).__name__} gave {type(prompt).__name__} as its prompt",

@@ -21,11 +21,14 @@ from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from seal.estep import EStep
     from seal.inner.memory import Capacity
-    from seal.inner.protocol import Generator
+    from seal.inner.protocol import Generator, InnerLoop
     from seal.models.load import LoadedModel
     from seal.run.folder import Run
+    from seal.self_edit import SelfEditGenerator
 
 
 def load_data(config: SEALConfig) -> Halves:
@@ -138,12 +141,10 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
 
 
 def check_tasks(domain: BaseDomain, tasks: Iterable[Task], loaded: LoadedModel) -> None:
-    """Let the domain refuse tasks before anything is computed, if it has a `check`. Raises `DataError`."""
-    check = getattr(domain, "check", None)
-    if check is not None:
-        limit = window(loaded.model)
-        for task in tasks:
-            check(task, loaded.tokenizer, limit)
+    """Let the domain refuse tasks before anything is computed. Raises `DataError`."""
+    limit = window(loaded.model)
+    for task in tasks:
+        domain.check(task, loaded.tokenizer, limit)
 
 
 def _built(kind: type[BaseDomain], **options: Any) -> BaseDomain:
@@ -197,27 +198,36 @@ def grader(config: SEALConfig, base: LoadedModel) -> Grader:
 
 
 def estep(config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, policy: LoadedModel) -> EStep:
-    """`policy` with everything that it writes, adapts and is measured with."""
-    from seal.estep import EStep
-    from seal.evaluator import Evaluator
+    """`policy` with everything that it writes, adapts and is measured with, in this process."""
     from seal.graded import Graded
     from seal.inner.helpers import SharedInnerLoop, default_workers
     from seal.inner.loop import LocalInnerLoop
-    from seal.self_edit import SelfEditGenerator
 
     wanted = config.inner.workers
     workers = default_workers(policy) if wanted == "auto" else int(wanted)
     does = _capacity(config, run, policy, workers)
     local = LocalInnerLoop(policy, slots=does.slots, token_budget=does.token_budget)
     loop = Graded(SharedInnerLoop(local, workers) if workers > 1 else local, grader)
+    generator = domain.sampler(make_generator(config, policy), policy.tokenizer)
+    return estep_on(config, run, domain, loop, policy, generator)
+
+
+def estep_on(
+    config: SEALConfig,
+    run: Run,
+    domain: BaseDomain,
+    loop: InnerLoop,
+    policy: LoadedModel,
+    generator: Generator | None = None,
+) -> EStep:
+    """The E-step of a policy that `loop` adapts, wherever that is; without a generator it only measures."""
+    from seal.estep import EStep
+    from seal.evaluator import Evaluator
+
     pad_to = config.max_length if config.inner.pad_loss else 0
     evaluator = Evaluator(policy, domain, loop, config.inner_training(), config.seed, pad_to)
-    generator = _generator(config, policy)
-    sampler = getattr(domain, "sampler", None)
-    if sampler is not None:
-        generator = sampler(generator, policy.tokenizer)
-    edits = SelfEditGenerator(generator, domain, policy.tokenizer, config.sampling(), config.seed)
-    return EStep(run, edits, evaluator, chunk=2 * loop.slots)
+    sampler = edit_sampler(config, domain, generator, policy.tokenizer) if generator else None
+    return EStep(run, sampler, evaluator, chunk=2 * loop.slots)
 
 
 def _capacity(config: SEALConfig, run: Run, policy: LoadedModel, workers: int) -> Capacity:
@@ -236,12 +246,26 @@ def _capacity(config: SEALConfig, run: Run, policy: LoadedModel, workers: int) -
     return known
 
 
-def _generator(config: SEALConfig, policy: LoadedModel) -> Generator:
+def edit_sampler(
+    config: SEALConfig,
+    domain: BaseDomain,
+    generator: Generator,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> SelfEditGenerator:
+    """What draws self-edits as the settings say; without a tokenizer a server adds the chat template."""
+    from seal.self_edit import SelfEditGenerator
+
+    return SelfEditGenerator(generator, domain, tokenizer, config.sampling(), config.seed)
+
+
+def make_generator(config: SEALConfig, policy: LoadedModel | None) -> Generator:
     """The local policy, or the server that the settings name."""
     g = config.generation
     if g.base_url is None:
         from seal.inner.loop import LocalGenerator
 
+        if policy is None:
+            raise ConfigError("there is no model to write self-edits", "set generation.base_url")
         return LocalGenerator(policy)
     from seal.models.openai_generator import OpenAIGenerator
 

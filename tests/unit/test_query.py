@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from seal.recipes.full_finetune import full_finetune
 
 from double_precision import SAME, DoublePrecision
 from seal.errors import AdaptError, DataError, RunError, ServeError
@@ -17,7 +18,6 @@ from seal.grading import LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import load_model
 from seal.recipes.cpt import PAPER_CPT_FULL, CPTSettings, cpt, cpt_full
-from seal.recipes.full_finetune import full_finetune
 from seal.recipes.query import QuerySettings, query
 from seal.recipes.results import read_run
 from seal.records import TrainingConfig, TrainingSequence

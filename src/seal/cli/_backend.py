@@ -1,4 +1,4 @@
-"""Where text requests are trained and answered, a server or this process, and how verbs end early."""
+"""Where adapters are trained and asked, a server or this process, and how verbs end early."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from seal.cli._options import DeviceOptions, Grading
+from seal.cli._options import DeviceOptions
 from seal.errors import ConfigError, ServeError
 
 if TYPE_CHECKING:
-    from seal.grading import Grader
-    from seal.inner.protocol import InnerLoop
+    from seal.estep import EStep
     from seal.models.load import LoadedModel
+    from seal.run.folder import Run
     from seal.serve.client import Link
-    from seal.serve.requests import TTT
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +49,26 @@ class Backend:
                 "one of --server and --local is needed", "name a server, or a model to load here"
             )
 
-    def ttt(self, device_options: DeviceOptions, grading: Grading) -> TTT:
-        """Text requests answered by the server, once it is up, or here."""
-        if self.local is None:
-            from seal.serve.client import RemoteTTT
+    def policy(self, device_options: DeviceOptions) -> LoadedModel:
+        """The model that is measured: loaded here, or by name and tokenizer once the server is up."""
+        if self.local is not None:
+            return device_options.load(self.local)
+        from seal.serve.client import remote_policy
 
-            return RemoteTTT(self.link(self.wait))
-        from seal.graded import Graded
-        from seal.inner.helpers import SharedInnerLoop, default_workers
-        from seal.inner.loop import LocalInnerLoop
-        from seal.serve.requests import LocalTTT, Requests
+        return remote_policy(self.link(self.wait))
 
-        grader = grading.make()
-        loaded = device_options.load(self.local)
-        own, workers = LocalInnerLoop(loaded), default_workers(loaded)
-        loop = SharedInnerLoop(own, workers) if workers > 1 else own
-        return LocalTTT(Graded(loop, grader), Requests(loaded))
+    def estep(self, run: Run, policy: LoadedModel) -> EStep:
+        """The E-step of `policy` on `run`; a server trains and grades for it."""
+        from seal import setup
+
+        config = run.config
+        grader = setup.grader(config, policy)
+        domain = setup.make_domain(config, grader)
+        if self.local is not None:
+            return setup.estep(config, run, domain, grader, policy)
+        from seal.serve.client import RemoteInnerLoop
+
+        return setup.estep_on(config, run, domain, RemoteInnerLoop(self.link(5.0)), policy)
 
     def shut_down(self) -> None:
         """End the server."""
@@ -102,14 +105,6 @@ class Backend:
         patience = max(1.0, min(5.0, until - time.monotonic()))
         TTTClient(Link(str(found["endpoint"]), patience, server_key=public, keys=keys)).command("health")
         return Link(str(found["endpoint"]), server_key=public, keys=keys)
-
-
-def engine(loaded: LoadedModel, grader: Grader) -> InnerLoop:
-    """The engine of this process, with verdicts."""
-    from seal.graded import Graded
-    from seal.inner.loop import LocalInnerLoop
-
-    return Graded(LocalInnerLoop(loaded), grader)
 
 
 def _endpoint(path: Path, until: float) -> dict[str, Any]:

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 from pydantic.fields import FieldInfo
 from typer import Option
 
-from seal.errors import ConfigError
 from seal.training_config import TrainingConfig, checked
 
 if TYPE_CHECKING:
     from seal.grading import Grader
     from seal.models.load import LoadedModel
-    from seal.records import Sampling
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 Data = Annotated[Path, Option(help="Generated data (`seal make-data`).")]
@@ -123,6 +121,10 @@ class DeviceOptions:
     device: Annotated[str, Option(help="auto, cpu, mps, cuda or cuda:1.")] = "auto"
     dtype: Annotated[str, Option(help="auto, float32 or bfloat16.")] = "auto"
 
+    def settings(self) -> dict[str, str]:
+        """The same as settings, for `seal.recipes.pipeline.settings`."""
+        return {"device": self.device, "dtype": self.dtype}
+
     def load(self, name: str) -> LoadedModel:
         """The model called `name`. Raises `ModelError`."""
         from seal.models.load import load_model
@@ -138,6 +140,14 @@ class Grading:
     judge_url: Annotated[str, Option(help="The judge's OpenAI-compatible address; default: OpenAI's.")] = ""
     judge_model: Annotated[str, Option(help="The judge's model.")] = "gpt-4.1"
     judge_key_env: Annotated[str, Option(help="Variable that holds the judge's key.")] = ""
+
+    def settings(self) -> dict[str, str]:
+        """The same as settings, for `seal.recipes.pipeline.settings`."""
+        found = {"grader__kind": self.grader}
+        if self.grader == "judge":
+            found |= {"grader__model": self.judge_model, "grader__api_key_env": self.judge_key_env}
+            found |= {"grader__base_url": self.judge_url} if self.judge_url else {}
+        return found
 
     def make(self) -> Grader:
         """The grader. Raises `ConfigError` for an unknown one."""
@@ -158,10 +168,10 @@ class SamplingOptions:
     top_p: Annotated[float, Option(help="Nucleus sampling.")] = 0.95
     max_tokens: Annotated[int, Option(min=1, help="Longest self-edit, in tokens.")] = 8192
 
-    def sampling(self) -> Sampling:
-        """The same as a record. Raises `ConfigError`."""
-        from seal.records import Sampling
-
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"--top-p is {self.top_p}", "give a number above 0, at most 1")
-        return Sampling(self.temperature, self.top_p, self.max_tokens)
+    def settings(self) -> dict[str, float]:
+        """The same as settings, for `seal.recipes.pipeline.settings`."""
+        return {
+            "generation__temperature": self.temperature,
+            "generation__top_p": self.top_p,
+            "generation__max_new_tokens": self.max_tokens,
+        }

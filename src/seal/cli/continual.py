@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from seal.cli import _backend, _options
+from seal.training_config import PAPER_INNER
 
 
 @_options.grouped
@@ -27,7 +28,7 @@ def continual(
     replay: Annotated[int, Option(min=0, help="Earlier sequences that an edit trains on again.")] = 16,
     tolerance: Annotated[float, Option(help="Nats a token that earlier sequences may lose (gate).")] = 0.1,
     split_newlines: _options.Split = True,
-    training: _options.Training,
+    training: _options.Training = PAPER_INNER,
     sampling: _options.SamplingOptions,
     heat_map: Annotated[Path | None, Option(help="Picture of the matrices; default: beside --out.")] = None,
     seed: _options.Seed = 0,
@@ -36,34 +37,35 @@ def continual(
     log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Write the (K+1) x K accuracy matrices in SEAL's own format, a table and a heat map."""
-    from seal.domains.knowledge import KnowledgeIncorporation
-    from seal.inner.loop import LocalGenerator
+    from seal import setup
     from seal.recipes import continual as recipe
     from seal.recipes import continual_report as report
+    from seal.recipes import pipeline
 
-    settings = recipe.ContinualSettings(
-        dataset=dataset,
-        out=out,
-        edits=edits,
-        sequences=sequences,
-        methods=tuple(name.strip() for name in methods.split(",")),
-        split_newlines=split_newlines,
-        training=training,
-        sampling=sampling.sampling(),
-        replay=replay,
-        tolerance=tolerance,
+    config = pipeline.settings(
+        model,
+        dataset,
+        out,
+        **device_options.settings(),
+        **grading.settings(),
+        **sampling.settings(),
+        **pipeline.inner_settings(training),
+        inner__workers=1,  # the weights change in this process
+        data_config__prompt_type=prompt,
+        data_config__split_newlines=split_newlines,
+        samples_per_iteration=1,
         seed=seed,
     )
-    domain = KnowledgeIncorporation(prompt)
+    chains = recipe.Chains(edits, sequences, replay, tolerance)
+    names = [name.strip() for name in methods.split(",")]
     with _backend.interruptible(log_level, "the same command goes on"):
-        judge = grading.make()
         loaded = device_options.load(model)
-        factories = recipe.Factories(
-            inner_of=lambda edited: _backend.engine(edited, judge),
-            generator_of=LocalGenerator,
-            prompt_of=lambda task: domain.prompt_for(task, loaded.tokenizer),
-        )
-        result = recipe.continual(settings, loaded, factories)
+        grader = setup.grader(config, loaded)
+        domain = setup.make_domain(config, grader)
+        with pipeline.open_run(config, pipeline.Step("continual", str(out))) as run:
+            result = recipe.continual(
+                run, loaded, lambda now: setup.estep(config, run, domain, grader, now), chains, names, out
+            )
     print(report.table(result))
     print(report.heat_map(result, heat_map or out.with_suffix(".png")))
     print(out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
@@ -46,6 +46,7 @@ def cpt(
     if full != (save is not None):
         raise ConfigError("--full and --save belong together", "give both or neither")
     from seal.recipes import cpt as recipe
+    from seal.recipes import pipeline
     from seal.recipes.articles import read_articles
 
     official = recipe.PAPER_CPT_FULL if full else recipe.PAPER_CPT
@@ -53,29 +54,36 @@ def cpt(
         "epochs": official.epochs if epochs is None else epochs,
         "learning_rate": official.learning_rate if lr is None else lr,
     }
-    settings = recipe.CPTSettings(
-        data=data,
-        out=out,
-        n=n,
-        k=k,
-        split_newlines=split_newlines,
-        training=checked(course, training, {"epochs": "--epochs", "learning_rate": "--lr"}),
-        seed=seed,
-    )
-    read_articles(data, n, k or None)  # what is wrong with the data is said before a server is waited for
+    training = checked(course, training, {"epochs": "--epochs", "learning_rate": "--lr"})
+    articles = read_articles(data, n, k or None)  # said before a server is waited for
     with _backend.interruptible(log_level, "the same command goes on"):
-        result: dict[str, Any]
-        if save is None:
-            result = recipe.cpt(settings, backend.ttt(device_options, grading))
-        else:
-            judge = grading.make()
-            result = recipe.cpt_full(
-                settings,
-                device_options.load(backend.local or ""),
-                lambda tuned: _backend.engine(tuned, judge),
-                save,
-                lambda folder: device_options.load(str(folder)),
-            )
+        policy = backend.policy(device_options)
+        config = pipeline.settings(
+            policy.source,
+            str(data),
+            out,
+            **device_options.settings(),
+            **grading.settings(),
+            **pipeline.inner_settings(training),
+            data_config__split_newlines=split_newlines,
+            tasks_per_iteration=len(articles),
+            seed=seed,
+        )
+        pairs = pipeline.pair_with_tasks(articles, config)
+        with pipeline.open_run(config, pipeline.Step(f"cpt{' --full' if full else ''}", str(out))) as run:
+            estep = backend.estep(run, policy)
+            if save is None:
+                result = recipe.cpt(estep, pairs, out, passages_only=k == 0)
+            else:
+                result = recipe.cpt_full(
+                    estep,
+                    pairs,
+                    out,
+                    save,
+                    lambda folder: backend.estep(run, device_options.load(str(folder))),
+                    passages_only=k == 0,
+                )
+            estep.close()
     overall, bounds = result["overall"], result["intervals"]
     print(f"baseline {_backend.percent(overall['baseline_accuracy'], bounds['baseline_accuracy'])}")
     print(f"adapted  {_backend.percent(overall['adapter_accuracy'], bounds['adapter_accuracy'])}")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from seal.cli import _backend, _options
 from seal.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from seal.inner.protocol import Generator
-    from seal.records import Task
+OPENAI = "https://api.openai.com/v1"
 
 
 @_options.grouped
@@ -49,57 +45,40 @@ def make_data(
         raise ConfigError("one of --model and --base-url is needed", "name a local model, or a server")
     if api not in ("chat", "completions"):
         raise ConfigError(f"--api is {api!r}", "choose chat or completions")
-    from seal.recipes.make_data import DataSettings
-    from seal.recipes.make_data import make_data as run
-
-    with _backend.interruptible(log_level, "the same command goes on"):
-        generator: Generator
-        if model is not None:
-            generator, prompt_of = _local(model, prompt, device_options)
-        else:
-            generator, prompt_of = _remote(
-                base_url or "", server_model, api, api_key_env, concurrency, prompt
-            )
-        settings = DataSettings(
-            dataset=dataset,
-            out=out,
-            model=model or server_model,
-            start=start,
-            n=n,
-            k=k,
-            sampling=options.sampling(),
-            seed=seed,
-            batch=batch,
-        )
-        print(run(settings, generator, prompt_of))
-    _backend.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")
-
-
-def _local(
-    model: str, prompt: str, device_options: _options.DeviceOptions
-) -> tuple[Generator, Callable[[Task], str]]:
-    from seal.domains.knowledge import KnowledgeIncorporation
-    from seal.inner.loop import LocalGenerator
-
-    domain = KnowledgeIncorporation(prompt)
-    loaded = device_options.load(model)
-    return LocalGenerator(loaded), lambda task: domain.prompt_for(task, loaded.tokenizer)
-
-
-def _remote(
-    base_url: str, model: str, api: str, key_env: str, concurrency: int, prompt: str
-) -> tuple[Generator, Callable[[Task], str]]:
-    from seal.domains.knowledge import KnowledgeIncorporation
-    from seal.models.openai_generator import OpenAIGenerator
-
-    if not model:
+    if base_url is not None and not server_model:
         raise ConfigError("--server-model is missing", "give the server's name for the model")
-    domain = KnowledgeIncorporation(prompt, chat=api == "chat")
-    generator = OpenAIGenerator(
-        model,
-        "" if base_url == "openai" else base_url,
-        "chat" if api == "chat" else "completions",
-        key_env,
-        concurrency=concurrency,
+    from seal import setup
+    from seal.recipes import pipeline
+    from seal.recipes.make_data import make_data as run_make_data
+
+    remote: dict[str, Any] = {}
+    if base_url is not None:
+        remote = {
+            "generation__base_url": OPENAI if base_url == "openai" else base_url,
+            "generation__model": server_model,
+            "generation__api": api,
+            "generation__api_key_env": api_key_env,
+            "generation__concurrency": concurrency,
+            "generation__timeout_s": 600.0,
+            "data_config__options": {"chat": api == "chat"},
+        }
+    config = pipeline.settings(
+        model or server_model,
+        dataset,
+        out,
+        **device_options.settings(),
+        **options.settings(),
+        **remote,
+        data_config__prompt_type=prompt,
+        samples_per_iteration=k,
+        seed=seed,
     )
-    return generator, domain.create_self_edit_prompt
+    with _backend.interruptible(log_level, "the same command goes on"):
+        domain = setup.make_domain(config, None)
+        loaded = device_options.load(model) if model is not None else None
+        generator = setup.make_generator(config, loaded)
+        sampler = setup.edit_sampler(config, domain, generator, loaded.tokenizer if loaded else None)
+        version = loaded.version if loaded else server_model
+        with pipeline.open_run(config, pipeline.Step("make-data", str(out))) as run:
+            print(run_make_data(run, sampler, version, out, start, n, batch))
+    _backend.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")

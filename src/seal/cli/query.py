@@ -8,6 +8,7 @@ from typer import Option
 
 from seal.cli import _backend, _options
 from seal.errors import ConfigError
+from seal.training_config import PAPER_INNER
 
 
 @_options.grouped
@@ -20,7 +21,7 @@ def query(
     k: _options.Completions = None,
     repeats: Annotated[int, Option("--eval-times", min=1, help="Adapters trained a completion.")] = 3,
     split_newlines: _options.Split = True,
-    training: _options.Training,
+    training: _options.Training = PAPER_INNER,
     exp_name: Annotated[str, Option(help="Name of the experiment, for the result file.")] = "",
     seed: _options.Seed = 0,
     shutdown_server: Annotated[bool, Option("--shutdown-server", help="End the server when done.")] = False,
@@ -28,28 +29,35 @@ def query(
     device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
-    """Write run_<name>.json in SEAL's own format. With a server, the server grades."""
+    """Write run_<name>.json in SEAL's own format, with a run folder beside it. A server grades itself."""
     backend.check()
     if k == 0:
         raise ConfigError("--k is 0", "measure at least 1 completion")
+    from seal.recipes import pipeline
     from seal.recipes.articles import read_articles
-    from seal.recipes.query import QuerySettings
-    from seal.recipes.query import query as run
+    from seal.recipes.query import query as run_query
 
-    settings = QuerySettings(
-        data=data,
-        out=out,
-        n=n,
-        k=k,
-        repeats=repeats,
-        split_newlines=split_newlines,
-        training=training,
-        exp_name=exp_name,
-        seed=seed,
-    )
-    read_articles(data, n, k)  # what is wrong with the data is said before a server is waited for
+    articles = read_articles(data, n, k)  # what is wrong with the data is said before a server is waited for
     with _backend.interruptible(log_level, "the same command goes on"):
-        result = run(settings, backend.ttt(device_options, grading))
+        policy = backend.policy(device_options)
+        config = pipeline.settings(
+            policy.source,
+            str(data),
+            out,
+            **device_options.settings(),
+            **grading.settings(),
+            **pipeline.inner_settings(training),
+            data_config__split_newlines=split_newlines,
+            tasks_per_iteration=len(articles),
+            samples_per_iteration=max(len(a.completions) for a in articles),
+            repeats=repeats,
+            seed=seed,
+        )
+        pairs = pipeline.pair_with_tasks(articles, config)
+        with pipeline.open_run(config, pipeline.Step("query", str(out))) as run:
+            estep = backend.estep(run, policy)
+            result = run_query(estep, pairs, out, exp_name)
+            estep.close()
         if shutdown_server and backend.server is not None:
             backend.shut_down()
     overall, bounds = result.overall, (result.model_extra or {})["intervals"]

@@ -12,6 +12,8 @@ from seal.records import Answer, EditFinding, EvalPrompt, Performance, Task, Tra
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from seal.inner.protocol import Generator
+
 
 class InvalidEdit(DataError):
     """A self-edit that cannot be applied. It is kept as data, with this reason and reward 0."""
@@ -44,6 +46,24 @@ class BaseDomain(ABC):
     @abstractmethod
     def compute_reward(self, performance: Any, task: Any) -> float:
         """The reward of a self-edit whose adapted model reached `performance` on `task`."""
+
+    def prompt_for(self, task: Task, tokenizer: PreTrainedTokenizerBase | None) -> str:
+        """The complete prompt for `task`, chat template included; empty: there is nothing to write.
+
+        Without a tokenizer the prompt goes to a server that adds the template itself.
+        """
+        return self.create_self_edit_prompt(task.context)
+
+    def check(self, task: Task, tokenizer: PreTrainedTokenizerBase, window: int | None) -> None:
+        """Raise `DataError` for a task that no adapter could be trained on. Default: all can.
+
+        `window` is the model's, in tokens.
+        """
+        return None
+
+    def sampler(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
+        """What draws self-edits. Default: `generator` as it is."""
+        return generator
 
     @property
     def batched(self) -> bool:

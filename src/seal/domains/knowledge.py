@@ -113,8 +113,10 @@ class KnowledgeIncorporation(BaseDomain):
             context, title = context.context, context.title
         return self.template.render(_passage(context), title, chat=self.chat is True)
 
-    def prompt_for(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
+    def prompt_for(self, task: Task, tokenizer: PreTrainedTokenizerBase | None) -> str:
         """The complete prompt for `task`, title and chat template included; empty: nothing to generate."""
+        if tokenizer is None:
+            return self.create_self_edit_prompt(task)
         chat = self.uses_chat(tokenizer)
         text = self.template.render(_passage(task.context), task.title, chat=chat)
         return chat_prompt(tokenizer, text) if chat and text else text

@@ -10,6 +10,9 @@ Beside the official procedure there are ways to forget less, all on the same seq
 
 Difference from the official script: the self-edits of a passage are drawn from seeds that depend on the
 passage and its place, so that every method starts from the same ones, and they are kept.
+
+Every answer and self-edit is in the run folder's journal under the name of the model as it was then; a chain
+that was cut short is run again from its beginning, since its weights are not kept.
 """
 
 from __future__ import annotations
@@ -18,29 +21,29 @@ import logging
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from seal.data.loader import load_tasks
-from seal.domains.knowledge import KnowledgeIncorporation
+from seal import setup
 from seal.errors import AdaptError, ConfigError, DataError
+from seal.estep import EStep
+from seal.evaluation import BEFORE
+from seal.evaluator import raise_error
+from seal.inner.protocol import InnerLoop
+from seal.models.load import LoadedModel
 from seal.models.lora import linear_modules
 from seal.models.merge import merge, merged, restored
-from seal.recipes.articles import open_journal, write_json
+from seal.recipes.articles import write_json
 from seal.recipes.continual_report import matrices, summary
-from seal.recipes.make_data import SAMPLING
 from seal.recipes.query import lora_params
-from seal.records import AdaptJob, AdaptOutcome, Answer, EvalPrompt, Sampling, Task, TrainingSequence
+from seal.records import AdaptJob, EvalPrompt, Sampling, SelfEdit, Task, TrainingSequence
+from seal.run.folder import Run
 from seal.seeds import derive
-from seal.training_config import PAPER_INNER, TrainingConfig
 
 if TYPE_CHECKING:
-    from seal.inner.protocol import Generator, InnerLoop
-    from seal.models.load import LoadedModel
     from seal.models.lora import Factors
-    from seal.run.journal import Journal
 
 log = logging.getLogger("seal.continual")
 
@@ -50,75 +53,91 @@ SCALES = (1.0, 0.75, 0.5, 0.25)
 
 
 @dataclass(frozen=True, slots=True)
-class ContinualSettings:
-    """How long the chains are, how many, and what is compared."""
+class Chains:
+    """How long the chains are, how many, and what keeps them from forgetting. Journal kind `chains`."""
 
-    dataset: str
-    out: Path
     edits: int = 8
     """K: passages learned one after another."""
     sequences: int = 8
     """S: chains, each with its own passages and order."""
-    methods: tuple[str, ...] = ("official",)
-    split_newlines: bool = True
-    training: TrainingConfig = PAPER_INNER
-    sampling: Sampling = SAMPLING
     replay: int = 16
     """Sequences of earlier edits that an edit trains on again, drawn evenly."""
     tolerance: float = 0.1
     """Nats a token that earlier edits' sequences may lose on average to one edit, for the gate."""
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Factories:
-    """What works on the model: rebuilt from `loaded` after every merge.
+class ChainEdit:
+    """One edit of a chain."""
 
-    `prompt_of` gives the prompt for a passage; an empty one means that the passage alone is trained on.
-    """
+    completion: str
+    scale: float
+    """At which the adapter was merged; 0: rejected."""
+    sequences: int
+    """Trained on, replayed ones included."""
+    own: int
+    """Of the passage itself."""
 
-    inner_of: Callable[[LoadedModel], InnerLoop]
-    generator_of: Callable[[LoadedModel], Generator]
-    prompt_of: Callable[[Task], str]
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One sequence of passages under one method. Journal kind `chain`, key `{method}/{sequence}`."""
+
+    tasks: tuple[str, ...]
+    accuracy: tuple[tuple[float, ...], ...]
+    """One row an edit, row 0 before any; row k has the first k passages (row 0 all)."""
+    edits: tuple[ChainEdit, ...]
 
 
-def continual(settings: ContinualSettings, loaded: LoadedModel, factories: Factories) -> dict[str, Any]:
-    """Run what is missing of every chain, write `settings.out` and return it.
+def continual(
+    run: Run,
+    loaded: LoadedModel,
+    estep_of: Callable[[LoadedModel], EStep],
+    chains: Chains,
+    methods: Sequence[str],
+    out: Path,
+) -> dict[str, Any]:
+    """Run what is missing of every chain, write `out` and return it.
 
     `loaded`'s weights are edited in place and put back.
+
+    Args:
+        estep_of: the E-step of the model as it is now, on `run`; rebuilt after every merge.
 
     Raises:
         ConfigError: an unknown method.
         DataError: too few passages.
+        RunError: the run began with other chains or another model.
         AdaptError: an edit or an evaluation failed.
     """
-    unknown = set(settings.methods) - set(METHODS)
-    if unknown or not settings.methods:
+    unknown = set(methods) - set(METHODS)
+    if unknown or not methods:
         raise ConfigError(f"unknown method {sorted(unknown)}", f"choose among {', '.join(METHODS)}")
-    chains = _chains(settings, load_tasks(settings.dataset))
-    with open_journal(settings.out) as journal:
-        journal.append("settings", "continual", _identity(settings, chains, loaded.version))
-        for s, tasks in enumerate(chains):
-            for method in settings.methods:
-                if journal.get("chain", f"{method}/{s}") is None:
-                    chain = _Chain(settings, method, s, tasks, loaded, factories)
-                    journal.append("chain", f"{method}/{s}", chain.run())
-        result = _result(settings, journal, loaded)
-    write_json(settings.out, result)
+    passages = _draw(chains, setup.load_tasks(run.config, "train"), run.config.seed)
+    run.record("chains", "chains", chains)
+    run.record("model", "model", {"version": loaded.version})
+    found: dict[str, list[Chain]] = {method: [] for method in methods}
+    for s, tasks in enumerate(passages):
+        for method in methods:
+            chain = run.recall(Chain, "chain", f"{method}/{s}")
+            if chain is None:
+                chain = _Chain(run, loaded, estep_of, chains, method, s).run_through(tasks)
+                run.record("chain", f"{method}/{s}", chain)
+            found[method].append(chain)
+    result = _result(run, loaded, chains, found)
+    write_json(out, result)
     return result
 
 
-def _chains(settings: ContinualSettings, tasks: Sequence[Task]) -> list[list[Task]]:
+def _draw(chains: Chains, tasks: Sequence[Task], seed: int) -> list[list[Task]]:
     """The passages of every sequence: a draw without repetition, in an order of its own."""
-    if settings.edits < 1 or settings.sequences < 1:
-        raise DataError(
-            f"{settings.sequences} sequences of {settings.edits} edits", "ask for at least 1 of each"
-        )
-    if len(tasks) < settings.edits:
-        raise DataError(f"{len(tasks)} passages for {settings.edits} edits", "ask for fewer edits")
+    if chains.edits < 1 or chains.sequences < 1:
+        raise DataError(f"{chains.sequences} sequences of {chains.edits} edits", "ask for at least 1 of each")
+    if len(tasks) < chains.edits:
+        raise DataError(f"{len(tasks)} passages for {chains.edits} edits", "ask for fewer edits")
     return [
-        random.Random(derive(settings.seed, "chain", s)).sample(list(tasks), settings.edits)
-        for s in range(settings.sequences)
+        random.Random(derive(seed, "chain", s)).sample(list(tasks), chains.edits)
+        for s in range(chains.sequences)
     ]
 
 
@@ -127,79 +146,74 @@ class _Chain:
 
     def __init__(
         self,
-        settings: ContinualSettings,
+        run: Run,
+        loaded: LoadedModel,
+        estep_of: Callable[[LoadedModel], EStep],
+        chains: Chains,
         method: str,
         number: int,
-        tasks: Sequence[Task],
-        loaded: LoadedModel,
-        factories: Factories,
     ) -> None:
-        self.settings, self.method, self.number = settings, method, number
-        self.tasks, self.loaded, self.factories = tasks, loaded, factories
-        self.domain = KnowledgeIncorporation(split_newlines=settings.split_newlines)
+        self.run, self.loaded, self.estep_of, self.chains = run, loaded, estep_of, chains
+        self.method, self.number = method, number
+        self.name = f"{method} {number + 1}"
         self.learned: list[tuple[TrainingSequence, ...]] = []
-        """Own training rows of every edit so far."""
+        """Own training sequences of every edit so far."""
 
-    def run(self) -> dict[str, Any]:
-        """Accuracies (rows: edits so far, 0 first), the self-edits, and what the gate did."""
-        edits: list[dict[str, Any]] = []
+    def run_through(self, tasks: Sequence[Task]) -> Chain:
+        """Learn the passages one after another, and answer all questions so far after each."""
+        edits: list[ChainEdit] = []
         with restored(self.loaded.model, linear_modules(self.loaded.model)):
-            rows = [self._accuracies(self.tasks)]
-            for k in range(len(self.tasks)):
-                edits.append(self._edit(k))
-                rows.append(self._accuracies(self.tasks[: k + 1]))
+            rows = [self._accuracies(self._now(0), tasks, BEFORE)]
+            for k, task in enumerate(tasks):
+                edits.append(self._edit(self._now(k), k, task))
+                rows.append(self._accuracies(self._now(k + 1), tasks[: k + 1], k + 1))
                 log.info(
-                    "%s, sequence %d, edit %d of %d: merged at scale %g; %.0f %% right on all so far",
-                    self.method,
-                    self.number + 1,
-                    k + 1,
-                    len(self.tasks),
-                    edits[-1]["scale"],
-                    100 * fmean(rows[-1]),
-                )
-        return {"tasks": [task.id for task in self.tasks], "accuracy": rows, "edits": edits}
+                    "%s, edit %d of %d: merged at scale %g; %.0f %% right on all so far",
+                    self.name, k + 1, len(tasks), edits[-1].scale, 100 * fmean(rows[-1]),
+                )  # fmt: skip
+        return Chain(tuple(task.id for task in tasks), tuple(rows), tuple(edits))
 
-    def _accuracies(self, tasks: Sequence[Task]) -> list[float]:
-        domain, tokenizer = self.domain, self.loaded.tokenizer
-        jobs = [
-            AdaptJob(task.id, (), self.settings.training, domain.eval_prompts(task, tokenizer), 0)
-            for task in tasks
-        ]
-        outcomes = {o.job_id: o for o in self.factories.inner_of(self.loaded).run(jobs)}
-        return [round(domain.score(task, _answers(outcomes[task.id])).score, 4) for task in tasks]
+    def _now(self, k: int) -> EStep:
+        """The E-step of the model after `k` edits."""
+        version = f"{self.loaded.version}+{self.method}.s{self.number}.k{k}" if k else self.loaded.version
+        return self.estep_of(replace(self.loaded, version=version))
 
-    def _edit(self, k: int) -> dict[str, Any]:
+    def _accuracies(self, estep: EStep, tasks: Sequence[Task], iteration: int) -> tuple[float, ...]:
+        found = estep.baselines(tasks, iteration)
+        return tuple(round(found[task.id].score, 4) for task in tasks)
+
+    def _edit(self, estep: EStep, k: int, task: Task) -> ChainEdit:
         """Write the self-edit of passage k with the model as it is now, train on it, merge."""
-        task = self.tasks[k]
-        seed = derive(self.settings.seed, "continual", self.number, k, task.id)
-        completion = self._complete(task, seed)
-        own = self.domain.training_sequences(task, completion, self.loaded.tokenizer)
-        replayed = self._replayed(seed) if "replay" in self.method else []
-        job = AdaptJob(f"edit {k}", (*own, *replayed), self.settings.training, (), seed)
-        scale = self._train_and_merge(job)
+        edit = self._written(estep, k, task)
+        own = estep.evaluator.domain.training_sequences(task, edit.completion, self.loaded.tokenizer)
+        replayed = self._replayed(edit.seed) if "replay" in self.method else []
+        job = AdaptJob(edit.id, (*own, *replayed), estep.evaluator.training, (), edit.seed)
+        scale = self._train_and_merge(estep.evaluator.loop, job)
         self.learned.append(own)
-        return {"completion": completion, "scale": scale, "rows": len(job.sequences), "own_rows": len(own)}
+        return ChainEdit(edit.completion, scale, len(job.sequences), len(own))
 
-    def _complete(self, task: Task, seed: int) -> str:
-        prompt = self.factories.prompt_of(task)
-        if not prompt:
-            return ""
-        generator = self.factories.generator_of(self.loaded)
-        (completion,) = generator.generate([prompt], self.settings.sampling, [seed])
-        return completion.text.strip()
+    def _written(self, estep: EStep, k: int, task: Task) -> SelfEdit:
+        name = f"{task.id}.{self.method}.s{self.number}.k{k}"
+        known = self.run.recall(SelfEdit, "edit", name)
+        if known is None:
+            assert estep.sampler is not None
+            place = self.number * self.chains.edits + k
+            (drawn,) = estep.sampler.generate([task], 1, estep.policy.version, place)
+            known = replace(drawn, id=name, completion=drawn.completion.strip())
+            self.run.record("edit", name, known)
+        return known
 
     def _replayed(self, seed: int) -> list[TrainingSequence]:
         earlier = [row for rows in self.learned for row in rows]
-        return random.Random(derive(seed, "replay")).sample(earlier, min(self.settings.replay, len(earlier)))
+        return random.Random(derive(seed, "replay")).sample(earlier, min(self.chains.replay, len(earlier)))
 
-    def _train_and_merge(self, job: AdaptJob) -> float:
+    def _train_and_merge(self, loop: InnerLoop, job: AdaptJob) -> float:
         """Returns the scale at which the adapter was merged; 0: rejected."""
         with tempfile.TemporaryDirectory(prefix="seal-continual-") as folder:
             target = Path(folder) / "adapter"
-            without_prompts = AdaptJob(job.id, job.sequences, job.training, (), job.seed, str(target))
-            (outcome,) = self.factories.inner_of(self.loaded).run([without_prompts])
+            (outcome,) = loop.run([replace(job, save_to=str(target))])
             if outcome.error is not None:
-                raise AdaptError(f"{self.method}, sequence {self.number}, {job.id}: {outcome.error.message}")
+                raise AdaptError(f"{job.id}: {outcome.error.message}")
             factors = _read_factors(self.loaded, target)
         full = job.training.alpha / job.training.rank
         scale = self._admitted(factors, full) if "gate" in self.method and self.learned else 1.0
@@ -214,24 +228,20 @@ class _Chain:
             with merged(self.loaded.model, factors, full * scale):
                 cost = self._loss_of_learned() - before
             log.debug("scale %g costs %.4f nats a token", scale, cost)
-            if cost <= self.settings.tolerance:
+            if cost <= self.chains.tolerance:
                 return scale
         return 0.0
 
     def _loss_of_learned(self) -> float:
-        """Mean negative log-likelihood (nats a token) of all earlier edits' own rows."""
+        """Mean negative log-likelihood (nats a token) of all earlier edits' own sequences."""
         rows = [row for rows in self.learned for row in rows if len(row.ids) > 1]
         one = Sampling(temperature=0.0, max_new_tokens=1)
-        eval_prompts = tuple(EvalPrompt(f"r{i}", row.ids[:1], one, row.ids[1:]) for i, row in enumerate(rows))
-        job = AdaptJob("cost", (), self.settings.training, eval_prompts, 0)
-        (outcome,) = self.factories.inner_of(self.loaded).run([job])
-        return _mean_loss(_answers(outcome))
-
-
-def _answers(outcome: AdaptOutcome) -> tuple[Answer, ...]:
-    if outcome.error is not None:
-        raise AdaptError(f"{outcome.job_id} could not be answered: {outcome.error.message}")
-    return outcome.baseline
+        prompts = tuple(EvalPrompt(f"r{i}", row.ids[:1], one, row.ids[1:]) for i, row in enumerate(rows))
+        evaluator = self.estep_of(self.loaded).evaluator
+        (outcome,) = evaluator.loop.run([AdaptJob("cost", (), evaluator.training, prompts, 0)])
+        raise_error(outcome.error)
+        total = sum(answer.log_likelihood or 0.0 for answer in outcome.baseline)
+        return -total / max(1, sum(answer.reference_tokens for answer in outcome.baseline))
 
 
 def _read_factors(loaded: LoadedModel, folder: Path) -> Factors:
@@ -242,49 +252,28 @@ def _read_factors(loaded: LoadedModel, folder: Path) -> Factors:
     return {name: (a.detach(), b.detach()) for name, (a, b) in adapter.factors.items()}
 
 
-def _mean_loss(answers: Sequence[Answer]) -> float:
-    total = sum(answer.log_likelihood or 0.0 for answer in answers)
-    return -total / max(1, sum(answer.reference_tokens for answer in answers))
-
-
-def _result(settings: ContinualSettings, journal: Journal, loaded: LoadedModel) -> dict[str, Any]:
+def _result(run: Run, loaded: LoadedModel, chains: Chains, found: dict[str, list[Chain]]) -> dict[str, Any]:
     """The official fields for the first method; every method under `methods`, and the table."""
-    by_method = {
-        method: [_chain_data(journal, method, s) for s in range(settings.sequences)]
-        for method in settings.methods
-    }
-    accuracy = {method: [c["accuracy"] for c in chains] for method, chains in by_method.items()}
-    first = settings.methods[0]
-    mean, std = matrices(accuracy[first])
+    accuracy = {method: [chain.accuracy for chain in mine] for method, mine in found.items()}
+    first, config = accuracy[next(iter(found))], run.config
     shown = {}
-    for method, chains in by_method.items():
-        its_mean, its_std = matrices(accuracy[method])
+    for method, mine in found.items():
+        mean, std = matrices(accuracy[method])
         shown[method] = {
-            "mean_over_sequences": its_mean,
-            "std_over_sequences": its_std,
-            "summary": summary(accuracy[method], accuracy[first]),
-            "scales": [[edit["scale"] for edit in chain["edits"]] for chain in chains],
+            "mean_over_sequences": mean,
+            "std_over_sequences": std,
+            "summary": summary(accuracy[method], first),
+            "scales": [[edit.scale for edit in chain.edits] for chain in mine],
         }
+    mean, std = matrices(first)
     return {
         "mean_over_sequences": mean,
         "std_over_sequences": std,
-        "n_sequences": settings.sequences,
-        "n_datapoints": settings.edits,
-        "dataset": settings.dataset,
+        "n_sequences": chains.sequences,
+        "n_datapoints": chains.edits,
+        "dataset": config.data_config.path,
         "base_model": loaded.source,
-        "seed": settings.seed,
-        "lora_params": lora_params(settings.training),
+        "seed": config.seed,
+        "lora_params": lora_params(config.inner_training()),
         "methods": shown,
     }
-
-
-def _chain_data(journal: Journal, method: str, s: int) -> dict[str, Any]:
-    data = journal.get("chain", f"{method}/{s}")
-    assert data is not None, "the chain was run just before"
-    return data
-
-
-def _identity(settings: ContinualSettings, chains: list[list[Task]], policy: str) -> dict[str, object]:
-    plain = asdict(settings) | {"policy": policy}
-    plain["chains"] = [[task.id for task in tasks] for tasks in chains]
-    return {name: value for name, value in plain.items() if name not in ("out", "methods")}

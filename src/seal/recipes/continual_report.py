@@ -10,8 +10,11 @@ from typing import Any
 from seal.intervals import GAINS, SCORES, interval
 from seal.recipes.articles import ends
 
+Rows = Sequence[Sequence[float]]
+"""Accuracies of one sequence: one row an edit, row 0 before any; row k has the first k passages."""
 
-def matrices(chains: Sequence[list[list[float]]]) -> tuple[list[list[float]], list[list[float]]]:
+
+def matrices(chains: Sequence[Rows]) -> tuple[list[list[float]], list[list[float]]]:
     """(K+1) x K means and sample standard deviations over sequences; what was not asked is 0."""
     width = len(chains[0][0])
     mean = [[0.0] * width for _ in range(width + 1)]
@@ -24,25 +27,22 @@ def matrices(chains: Sequence[list[list[float]]]) -> tuple[list[list[float]], li
     return mean, std
 
 
-Chain = list[list[float]]
-"""Accuracies of one sequence: one row an edit, row 0 before any; row k has the first k passages."""
-
-
-def summary(chains: Sequence[Chain], first: Sequence[Chain]) -> dict[str, dict[str, Any]]:
+def summary(chains: Sequence[Rows], first: Sequence[Rows]) -> dict[str, dict[str, Any]]:
     """What is gained and retained, each the mean over sequences with its 95 % interval.
 
-    `unedited`: accuracy of the unedited model; `learned`: on a passage right after its edit; `retained`: on
-    all passages after the last edit; `gained`: learned - unedited; `kept`: retained - unedited; `forgotten`:
-    learned - retained; `learned_more` and `retained_more`: beyond `first`, sequence by sequence.
+    `unedited`: accuracy of the unedited model; `after_edit`: on a passage right after its edit; `retention`:
+    on all passages after the last edit; `forgetting`: after_edit - retention; `gain_after_edit` and
+    `gain_retained`: beyond the unedited model; `after_edit_beyond` and `retention_beyond`: beyond `first`,
+    sequence by sequence.
     """
     mine, theirs = _parts(chains), _parts(first)
     parts = dict(mine)
     for name, plus, minus in (
-        ("gained", mine["learned"], mine["unedited"]),
-        ("kept", mine["retained"], mine["unedited"]),
-        ("forgotten", mine["learned"], mine["retained"]),
-        ("learned_more", mine["learned"], theirs["learned"]),
-        ("retained_more", mine["retained"], theirs["retained"]),
+        ("gain_after_edit", mine["after_edit"], mine["unedited"]),
+        ("gain_retained", mine["retention"], mine["unedited"]),
+        ("forgetting", mine["after_edit"], mine["retention"]),
+        ("after_edit_beyond", mine["after_edit"], theirs["after_edit"]),
+        ("retention_beyond", mine["retention"], theirs["retention"]),
     ):
         parts[name] = [a - b for a, b in zip(plus, minus, strict=True)]
     return {
@@ -54,23 +54,25 @@ def summary(chains: Sequence[Chain], first: Sequence[Chain]) -> dict[str, dict[s
     }
 
 
-def _parts(chains: Sequence[Chain]) -> dict[str, list[float]]:
+def _parts(chains: Sequence[Rows]) -> dict[str, list[float]]:
     return {
         "unedited": [fmean(rows[0]) for rows in chains],
-        "learned": [fmean(rows[k + 1][k] for k in range(len(rows[0]))) for rows in chains],
-        "retained": [fmean(rows[-1]) for rows in chains],
+        "after_edit": [fmean(rows[k + 1][k] for k in range(len(rows[0]))) for rows in chains],
+        "retention": [fmean(rows[-1]) for rows in chains],
     }
 
 
 def table(result: dict[str, Any]) -> str:
     """The methods side by side, as Markdown, in percent; the last two columns are paired with the first."""
     first = next(iter(result["methods"]))
-    columns = {name: name for name in ("unedited", "learned", "retained", "forgotten")}
-    columns |= {"learned_more": f"learned, beyond {first}", "retained_more": f"retained, beyond {first}"}
+    columns = {"unedited": "unedited", "after_edit": "accuracy after the edit"}
+    columns |= {name: name for name in ("retention", "forgetting")}
+    columns |= {"after_edit_beyond": f"after the edit, beyond {first}"}
+    columns |= {"retention_beyond": f"retention, beyond {first}"}
     lines = ["| method | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
     for method, data in result["methods"].items():
         cells = [
-            "" if method == first and name.endswith("_more") else _cell(data["summary"][name], name)
+            "" if method == first and name.endswith("_beyond") else _cell(data["summary"][name], name)
             for name in columns
         ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
@@ -78,7 +80,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _cell(part: dict[str, Any], name: str) -> str:
-    number = "{:+.1f}" if name.endswith("_more") else "{:.1f}"
+    number = "{:+.1f}" if name.endswith("_beyond") else "{:.1f}"
     bounds = [number.format(100 * end) for end in part["interval"] or ()] or ["unknown"]
     return number.format(100 * part["mean"]) + f" [{', '.join(bounds)}]"
 

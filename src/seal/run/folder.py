@@ -109,6 +109,11 @@ class Run:
         for listener in self.listeners:
             listener(kind, record)
 
+    def record_once(self, kind: str, key: str, record: Any) -> None:
+        """Record what is new; an item that is there stays as it is."""
+        if self.journal.get(kind, key) is None:
+            self.record(kind, key, record)
+
     def recall(self, cls: type[T], kind: str, key: str) -> T | None:
         """The finished item, or None if it is still to do."""
         data = self.journal.get(kind, key)

@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from seal.errors import ConfigError, ServeError
@@ -17,11 +19,12 @@ from seal.inner.protocol import FollowUp
 from seal.records import AdaptJob, AdaptOutcome, JobError
 from seal.serve import messages as m
 from seal.serve.jobs import job_to_wire, outcome_from_wire
-from seal.serve.requests import Answered, Ask
 from seal.serve.security import KeyPair
 
 if TYPE_CHECKING:
     import zmq
+
+    from seal.models.load import LoadedModel
 
 
 log = logging.getLogger("seal.serve")
@@ -226,28 +229,23 @@ class RemoteInnerLoop:
                 yield AdaptOutcome(job.id, error=JobError("serve", str(reply.get("error", reply))))
 
 
-class RemoteTTT:
-    """Text requests answered by a server; needs neither model nor tokenizer here."""
+def remote_policy(link: Link) -> LoadedModel:
+    """The policy that a server holds: its name, version and tokenizer; the weights stay there.
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    Raises:
+        ServeError: no reply, or an error reply.
+    """
+    from transformers import AutoTokenizer
 
-    def run(self, asks: Iterable[Ask]) -> Iterator[Answered]:
-        """One `Answered` an ask, as they finish."""
-        messages = (
-            (ask, {"cmd": "ttt", "seed": ask.seed, "request": ask.request.model_dump(mode="json")})
-            for ask in asks
-        )
-        for ask, reply in _Exchange(self.link, messages).replies():
-            if "reply" in reply:
-                yield Answered(ask.id, m.TTTReply.model_validate(reply["reply"]))
-            else:
-                yield Answered(ask.id, error=str(reply.get("error", reply)))
+    from seal.models.load import LoadedModel
 
-    @property
-    def policy(self) -> str:
-        """Version of the model that the server holds."""
-        return str(TTTClient(self.link).command("health")["policy"])
+    client = TTTClient(link)
+    told, files = client.command("health"), client.command("tokenizer")["files"]
+    with TemporaryDirectory(prefix="seal-tokenizer-") as folder:
+        for name, text in files.items():
+            (Path(folder) / Path(name).name).write_text(text, "utf-8")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    return LoadedModel(None, tokenizer, str(told["model"]), str(told["policy"]))
 
 
 class TTTClient:

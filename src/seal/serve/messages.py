@@ -5,7 +5,7 @@ One socket speaks two dialects, both one JSON object a message:
 - the **official** one (SEAL's own server): a `TTTRequest`, answered by a `TTTReply` or by
   `{"error": "Type: text"}`; `{"cmd": "shutdown"}` is answered by `{"status": "bye"}`;
 - the **versioned** one: an `Envelope` (`"v": 1`), answered by objects that repeat `v` and `id` and carry a
-  `type`: `result`, `error`, `progress`, `health`, `status`, `cancelled` or `bye`.
+  `type`: `result`, `error`, `progress`, `health`, `status`, `tokenizer`, `cancelled` or `bye`.
 
 `seed` and `key` are our additions to the official request; both may be left out.
 """
@@ -185,7 +185,7 @@ class Envelope(_Message):
     v: int
     id: Name
     """Chosen by the client (a random one cannot be guessed by others); replies repeat it."""
-    cmd: Literal["ttt", "adapt", "health", "status", "cancel", "shutdown"]
+    cmd: Literal["ttt", "adapt", "health", "status", "tokenizer", "cancel", "shutdown"]
     key: Name | None = None
     """The same key trains once; None: the content and its seed are the key."""
     seed: Seed | None = None

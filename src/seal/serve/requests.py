@@ -1,56 +1,23 @@
 """Text requests in the engine's terms: a `TTTRequest` becomes an `AdaptJob`, an outcome a `TTTReply`.
 
-The server and the in-process path (`LocalTTT`) both go through here, so their replies are equal.
+Continued pretraining writes its reply with the same function.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from seal.domains.knowledge import KnowledgeIncorporation, sequence_from_text
-from seal.errors import ServeError
-from seal.inner.protocol import InnerLoop
 from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainingSequence, Verdict
 from seal.serve import messages as m
 from seal.serve.jobs import check_job, outcome_to_wire
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A text request with the caller's name for it and its seed."""
-
-    id: str
-    request: m.TTTRequest
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The reply to one ask, or why there is none."""
-
-    id: str
-    reply: m.TTTReply | None = None
-    error: str = ""
-
-
-class TTT(Protocol):
-    """Answers text requests: `LocalTTT` here, `RemoteTTT` over the wire."""
-
-    @property
-    def policy(self) -> str:
-        """Version of the model that is adapted."""
-        ...
-
-    def run(self, asks: Iterable[Ask]) -> Iterator[Answered]:
-        """One `Answered` an ask, as they finish."""
-        ...
 
 
 class Requests:
@@ -88,6 +55,12 @@ class Requests:
         )  # evaluation prompts of the same questions are equal, so baselines are shared
         eval_prompts = self._domain.eval_prompts(task, self._tokenizer) if questions else ()
         return AdaptJob(job_id, rows, request.training(), eval_prompts, seed)
+
+    def tokenizer_files(self) -> dict[str, str]:
+        """The tokenizer's files by name, for clients that build jobs and hold no model."""
+        with TemporaryDirectory(prefix="seal-tokenizer-") as folder:
+            self._tokenizer.save_pretrained(folder)
+            return {file.name: file.read_text("utf-8") for file in sorted(Path(folder).iterdir())}
 
     def adopt(self, job: AdaptJob, job_id: str, adapters: Path | None) -> AdaptJob:
         """A client's job under the server's name for it.
@@ -158,29 +131,3 @@ def reply_from_outcome(outcome: AdaptOutcome) -> m.TTTReply:
         adapter_correct=after,
         gains=[int(a) - int(b) for a, b in zip(after, before, strict=True)],
     )
-
-
-class LocalTTT:
-    """Text requests answered in this process.
-
-    Args:
-        inner: an engine over `requests`' model, with a grader.
-    """
-
-    def __init__(self, inner: InnerLoop, requests: Requests) -> None:
-        self._inner, self._requests = inner, requests
-
-    @property
-    def policy(self) -> str:
-        """Version of the model that is adapted."""
-        return self._requests.policy
-
-    def run(self, asks: Iterable[Ask]) -> Iterator[Answered]:
-        """One `Answered` an ask, as they finish."""
-        jobs = (self._requests.job(ask.request, ask.id, ask.seed) for ask in asks)
-        for outcome in self._inner.run(jobs):
-            try:
-                yield Answered(outcome.job_id, reply_from_outcome(outcome))
-            except ServeError as error:
-                wire = error.wire() if isinstance(error, m.WireError) else {"error": str(error)}
-                yield Answered(outcome.job_id, error=str(wire["error"]))

@@ -142,6 +142,9 @@ class TTTServer:
     def _obey(self, subscriber: Subscriber, message: m.Envelope) -> None:
         if message.cmd == "health":
             self._answer(subscriber, subscriber.message("health", self._health()))
+        elif message.cmd == "tokenizer":
+            files = self.scheduler.requests.tokenizer_files()
+            self._answer(subscriber, subscriber.message("tokenizer", {"files": files}))
         elif message.cmd == "status":
             status = {**self._health(), "received": self._received, **self.scheduler.status()}
             self._answer(subscriber, subscriber.message("status", status))
