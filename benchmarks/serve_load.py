@@ -198,13 +198,13 @@ def in_process(settings: Settings, requests: Sequence[TTTRequest]) -> dict[int, 
     from seal.grading import LexicalGrader
     from seal.inner.loop import LocalInnerLoop
     from seal.models.load import load_model
-    from seal.serve.requests import Ask, LocalTTT, Requests
+    from seal.serve.requests import Requests
 
     torch.set_num_threads(settings.threads)
     loaded = load_model(settings.model, "auto", settings.dtype)
-    local = LocalTTT(Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded))
-    asks = [Ask(str(r.seed), r, r.seed or 0) for r in requests]
-    return {int(a.id): a.reply.model_dump(mode="json") for a in local.run(asks) if a.reply is not None}
+    loop, maker = Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded)
+    jobs = [maker.job(request, str(request.seed), request.seed or 0) for request in requests]
+    return {int(outcome.job_id): maker.reply(outcome) for outcome in loop.run(jobs)}
 
 
 def equal_share(some: dict[int, Any], others: dict[int, Any]) -> dict[str, int]:

@@ -347,7 +347,7 @@ def _fitted(
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     bad = next((loss for loss in losses if not math.isfinite(loss)), None)
     if bad is not None:
-        raise ModelError(f"the loss became {bad}", "lower the learning rate (sft.learning_rate)")
+        raise ModelError(f"the training loss became {bad}", "lower the learning rate (sft.learning_rate)")
     yield losses
     trainer.accelerator.free_memory()
 

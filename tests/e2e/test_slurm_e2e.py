@@ -125,10 +125,10 @@ def test_a_round_survives_a_requeue_in_the_middle_of_the_query(cluster: Cluster)
     assert list(jobs) == ["make_squad_data", "TTT_server", "query_server", "build_SFT_dataset", "train_SFT"]
 
     out = cluster.root / "outputs/general-knowledge"
-    journal = out / "query/run_iter0_train.json.journal.jsonl"
+    journal = out / "query/run_iter0_train.run/journal.jsonl"
 
     def measured() -> int:
-        return journal.read_text().count('"kind":"reply"') if journal.exists() else 0
+        return journal.read_text().count('"kind":"trial"') if journal.exists() else 0
 
     cluster.wait(lambda: measured() >= 8, 240)
     cluster.call("scancel", "--batch", "--signal=USR1", jobs["query_server"])

@@ -16,13 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
+import ttt_in_process
 from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import load_model
 from seal.serve.client import Link, TTTClient
-from seal.serve.messages import TTTRequest
-from seal.serve.requests import Ask, LocalTTT, Requests
+from seal.serve.requests import Requests
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings
 
@@ -69,11 +69,8 @@ def test_eight_clients_are_faster_than_one_and_get_the_same_replies(tiny: Any) -
             replies[clients] = list(pool.map(client.ask, requests))
             took[clients] = time.process_time() - began
     assert replies[1] == replies[8]
-    loaded = tiny()
-    local = LocalTTT(Graded(LocalInnerLoop(loaded), LexicalGrader()), Requests(loaded))
-    asks = [Ask(str(n), TTTRequest.model_validate(r), n) for n, r in enumerate(requests)]
-    mine = {answered.id: answered.reply for answered in local.run(asks)}
-    assert [r.model_dump(mode="json") for n in range(64) if (r := mine[str(n)])] == replies[8]
+
+    assert ttt_in_process.replies(tiny(), requests) == replies[8]
     print(f"{len(requests)} requests one after another: {took[1]:.1f} CPU s; from 8 clients: {took[8]:.1f}")
     assert took[8] < took[1] / 1.5
 

@@ -6,13 +6,11 @@ import inspect
 from dataclasses import dataclass
 from typing import Annotated
 
-import pytest
 import typer
 from typer import Option
 from typer.testing import CliRunner
 
 from seal.cli import _options
-from seal.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,3 @@ def test_a_group_is_spread_into_options_and_gathered_again() -> None:
     assert refused.exit_code == 2
     assert "--left" in refused.output
     assert "What it does." in run(app, ["--help"]).output
-
-
-def test_settings_out_of_range_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"--top-p is 0.0"):
-        _options.SamplingOptions(top_p=0.0).sampling()

@@ -10,58 +10,90 @@ from typing import Any
 
 import pytest
 
-from seal.errors import AdaptError, ConfigError, DataError
-from seal.graded import Graded
-from seal.grading import LexicalGrader
-from seal.inner.loop import LocalGenerator, LocalInnerLoop
+from seal import setup
+from seal.errors import AdaptError, ConfigError, DataError, RunError
+from seal.estep import EStep
+from seal.inner.loop import LocalInnerLoop
 from seal.models.lora import LoRAWrapper
 from seal.models.merge import merge, restored
-from seal.recipes.continual import ContinualSettings, Factories, _read_factors, continual
+from seal.recipes import pipeline
+from seal.recipes.continual import Chain, Chains, _read_factors, continual
 from seal.recipes.continual_report import heat_map, matrices, summary, table
-from seal.records import AdaptJob, Sampling, TrainingConfig, TrainingSequence
+from seal.records import AdaptJob, TrainingConfig, TrainingSequence
+from seal.report.history import read_history
+from seal.run.codec import decode
+from seal.run.journal import Journal
 
-TOOLS = Factories(
-    lambda loaded: Graded(LocalInnerLoop(loaded), LexicalGrader()),
-    LocalGenerator,
-    lambda task: f"{task.context}:",
-)
+
+class Lab:
+    """`seal continual` on six letters; `fails_at` interrupts when the E-step is built that often."""
+
+    def __init__(self, folder: Path, tiny: Any) -> None:
+        # the answers are letters: a byte model that has seen "Answer: b" a few times says b
+        records = [
+            {
+                "title": "T",
+                "context": f"Topic: T\nwhat {c}?\nAnswer: {c}{c}\n",
+                "questions": [{"question": f"what {c}?", "answer": f"{c}{c}"}],
+            }
+            for c in "abcdef"
+        ]
+        self.data, self.tiny, self.folder = folder / "data.json", tiny, folder / "out"
+        self.data.write_text(json.dumps(records))
+        self.built = 0
+
+    def __call__(
+        self,
+        name: str = "continual",
+        *,
+        methods: tuple[str, ...] = ("official",),
+        loaded: Any = None,
+        fails_at: int = 0,
+        learning_rate: float = 0.02,
+        **chains: Any,
+    ) -> dict[str, Any]:
+        training = TrainingConfig(rank=4, alpha=8.0, epochs=3, learning_rate=learning_rate)
+        out, loaded = self.folder / f"{name}.json", loaded or self.tiny()
+        config = pipeline.settings(
+            "tiny",
+            str(self.data),
+            out,
+            **pipeline.inner_settings(replace(training, learning_rate=min(learning_rate, 1.0))),
+            generation__max_new_tokens=4,
+            inner__workers=1,
+            seed=0,
+        )
+        grader = setup.grader(config, loaded)
+        domain = setup.make_domain(config, grader)
+        with pipeline.open_run(config, pipeline.Step("continual", str(out))) as run:
+
+            def estep_of(now: Any) -> EStep:
+                self.built += 1
+                if self.built == fails_at:
+                    raise KeyboardInterrupt
+                estep = setup.estep(config, run, domain, grader, now)
+                estep.evaluator.training = training
+                return estep
+
+            wanted = Chains(**{"edits": 3, "sequences": 2, "replay": 2} | chains)
+            return continual(run, loaded, estep_of, wanted, methods, out)
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> ContinualSettings:
-    # the answers are letters: a byte model that has seen "Answer: b" a few times says b
-    letters = "abcdef"
-    records = [
-        {
-            "title": "T",
-            "context": f"Topic: T\nwhat {c}?\nAnswer: {c}{c}\n",
-            "questions": [{"question": f"what {c}?", "answer": f"{c}{c}"}],
-        }
-        for c in letters
-    ]
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps(records))
-    return ContinualSettings(
-        str(data),
-        tmp_path / "out" / "continual.json",
-        edits=3,
-        sequences=2,
-        training=TrainingConfig(rank=4, alpha=8.0, epochs=3, learning_rate=0.02),
-        sampling=Sampling(max_new_tokens=4),
-        replay=2,
-    )
+def lab(tmp_path: Path, tiny: Any) -> Lab:
+    return Lab(tmp_path, tiny)
 
 
 def test_the_result_has_the_official_shape_and_the_model_is_put_back(
-    settings: ContinualSettings, tiny: Any, shared: Path
+    lab: Lab, tiny: Any, shared: Path
 ) -> None:
     loaded = tiny()
     before = [p.detach().clone() for p in loaded.model.parameters()]
-    result = continual(replace(settings, methods=("official", "replay", "gate")), loaded, TOOLS)
+    result = lab(methods=("official", "replay", "gate"), loaded=loaded)
     assert all(bool((a == b).all()) for a, b in zip(before, loaded.model.parameters(), strict=True))
     official = json.loads((shared / "data/official/continual_run0.json").read_text())
     assert set(official) <= set(result)
-    assert json.loads(settings.out.read_text()) == result
+    assert json.loads((lab.folder / "continual.json").read_text()) == result
     for data in (result, *result["methods"].values()):
         for matrix in (data["mean_over_sequences"], data["std_over_sequences"]):
             assert [len(row) for row in matrix] == [3] * 4
@@ -70,55 +102,45 @@ def test_the_result_has_the_official_shape_and_the_model_is_put_back(
     assert rows0[0] == rows0[1] == rows0[2]
     text = table(result)
     assert [line.split("|")[1].strip() for line in text.splitlines()[2:]] == ["official", "replay", "gate"]
-    picture = heat_map(result, settings.out.with_suffix(".png"))
+    picture = heat_map(result, lab.folder / "continual.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
+    history = read_history(lab.folder / "continual.run")
+    assert len(history.edits) == 3 * 2 * 3  # methods, sequences, edits
+    assert history.baselines  # answers of every model on the way, for reports and other graders
 
 
-def test_finished_chains_are_not_run_again(settings: ContinualSettings, tiny: Any) -> None:
-    calls: list[int] = []
-
-    def inner_of(loaded: Any) -> Graded:
-        calls.append(1)
-        if len(calls) == 10:  # in the second sequence
-            raise KeyboardInterrupt
-        return Graded(LocalInnerLoop(loaded), LexicalGrader())
-
-    whole = continual(replace(settings, out=settings.out.with_name("whole.json")), tiny(), TOOLS)
+def test_finished_chains_are_not_run_again(lab: Lab) -> None:
+    whole = lab("whole")
+    of_a_run, lab.built = lab.built, 0
     with pytest.raises(KeyboardInterrupt):
-        continual(settings, tiny(), replace(TOOLS, inner_of=inner_of))
-    resumed = continual(settings, tiny(), replace(TOOLS, inner_of=inner_of))
+        lab(fails_at=10)  # in the second sequence
+    lab.built = 0
+    resumed = lab()
     assert resumed == whole
-    # a chain of 3 edits: 4 evaluations and 3 trainings, the first chain and the half one, then the second
-    assert len(calls) == 10 + 7
-    both = continual(replace(settings, methods=("official", "replay")), tiny(), TOOLS)
+    assert lab.built == of_a_run / 2
+    both = lab(methods=("official", "replay"))
     assert both["methods"]["official"] == whole["methods"]["official"]
+    with pytest.raises(RunError, match="chains 'chains' stands on line"):
+        lab(edits=2)
 
 
-def test_an_open_gate_is_the_official_procedure_and_a_shut_one_keeps_only_the_first_edit(
-    settings: ContinualSettings, tiny: Any
-) -> None:
-    def run(name: str, **changes: Any) -> Any:
-        out = settings.out.with_name(name)
-        return continual(replace(settings, out=out, **changes), tiny(), TOOLS)["methods"]
-
-    official = run("a.json")["official"]
-    opened = run("b.json", methods=("gate",), tolerance=1e9)["gate"]
+def test_an_open_gate_is_the_official_procedure_and_a_shut_one_keeps_only_the_first_edit(lab: Lab) -> None:
+    official = lab("a")["methods"]["official"]
+    opened = lab("b", methods=("gate",), tolerance=1e9)["methods"]["gate"]
     assert opened["mean_over_sequences"] == official["mean_over_sequences"]
     assert opened["scales"] == [[1.0] * 3] * 2
-    shut = run("c.json", methods=("gate",), tolerance=-1e9)["gate"]
+    shut = lab("c", methods=("gate",), tolerance=-1e9)["methods"]["gate"]
     assert shut["scales"] == [[1.0, 0.0, 0.0]] * 2
     rows = shut["mean_over_sequences"]
     assert rows[1][0] == rows[2][0] == rows[3][0]
 
 
-def test_replay_trains_on_earlier_edits_rows(settings: ContinualSettings, tiny: Any) -> None:
-    settings = replace(settings, methods=("replay",), sequences=1)
-    continual(settings, tiny(), TOOLS)
-    lines = settings.out.with_name("continual.json.journal.jsonl").read_text().splitlines()
-    (chain,) = [row["data"] for row in map(json.loads, lines) if row["kind"] == "chain"]
-    extra = [edit["rows"] - edit["own_rows"] for edit in chain["edits"]]
-    own = [edit["own_rows"] for edit in chain["edits"]]
-    assert extra == [0, min(2, own[0]), 2]
+def test_replay_trains_on_earlier_edits_rows(lab: Lab) -> None:
+    lab(methods=("replay",), sequences=1)
+    (row,) = (r for r in Journal.read(lab.folder / "continual.run/journal.jsonl") if r.kind == "chain")
+    chain = decode(Chain, row.data)
+    own = [edit.own for edit in chain.edits]
+    assert [edit.sequences - edit.own for edit in chain.edits] == [0, min(2, own[0]), 2]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -155,29 +177,28 @@ def test_matrices_and_summary_by_hand() -> None:
     assert {name: part["mean"] for name, part in parts.items()} == pytest.approx(
         {
             "unedited": 0.2,
-            "learned": 0.7,
-            "retained": 0.6,
-            "gained": 0.5,
-            "kept": 0.4,
-            "forgotten": 0.1,
-            "learned_more": 0.15,
-            "retained_more": 0.2,
+            "after_edit": 0.7,
+            "retention": 0.6,
+            "gain_after_edit": 0.5,
+            "gain_retained": 0.4,
+            "forgetting": 0.1,
+            "after_edit_beyond": 0.15,
+            "retention_beyond": 0.2,
         }
     )
-    assert parts["retained_more"]["interval"] is None, "two sequences are too few"
+    assert parts["retention_beyond"]["interval"] is None, "two sequences are too few"
     third, base = [[0.1, 0.1], [0.2], [0.2, 0.2]], [[0.1, 0.1], [0.2], [0.1, 0.1]]
-    low, high = summary([*chains, third], [*first, base])["retained_more"]["interval"]
+    low, high = summary([*chains, third], [*first, base])["retention_beyond"]["interval"]
     assert -1 <= low < 0.5 / 3 < high <= 1
     shown = table({"methods": {"a": {"summary": summary(first, first)}, "b": {"summary": parts}}})
     assert shown.splitlines()[2].endswith("|  |  |")
     assert shown.splitlines()[3].endswith("| +15.0 [unknown] | +20.0 [unknown] |")
 
 
-def test_bad_settings_and_failed_edits_are_loud(settings: ContinualSettings, tiny: Any) -> None:
+def test_bad_settings_and_failed_edits_are_loud(lab: Lab) -> None:
     with pytest.raises(ConfigError, match="unknown method"):
-        continual(replace(settings, methods=("magic",)), tiny(), TOOLS)
+        lab("a", methods=("magic",))
     with pytest.raises(DataError, match="6 passages for 7 edits"):
-        continual(replace(settings, edits=7), tiny(), TOOLS)
-    huge = replace(settings.training, learning_rate=1e30)
-    with pytest.raises(AdaptError, match="official, sequence 0, edit 0"):
-        continual(replace(settings, training=huge), tiny(), TOOLS)
+        lab("b", edits=7)
+    with pytest.raises(AdaptError, match=r"\.official\.s0\.k0: "):
+        lab("c", learning_rate=1e30)

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
+from seal import setup
 from seal.errors import ConfigError, DataError, GenerationError, RunError
 from seal.inner.loop import LocalGenerator
+from seal.inner.protocol import Generator
 from seal.models.openai_generator import OpenAIGenerator
+from seal.recipes import pipeline
 from seal.recipes.articles import read_articles
-from seal.recipes.make_data import DataSettings, check_counts, make_data
-from seal.records import Completion, Sampling, Task
+from seal.recipes.make_data import check_counts, make_data
+from seal.records import Completion, Sampling
+from seal.report.history import read_history
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=8)
-
-
-def prompt_of(task: Task) -> str:
-    return f"{task.title}: {task.context}"
 
 
 @pytest.fixture
@@ -42,8 +42,24 @@ def dataset(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(dataset: Path, tmp_path: Path) -> DataSettings:
-    return DataSettings(str(dataset), tmp_path / "out" / "d.json", "m", 1, 4, 3, SAMPLING, batch=2)
+def make(dataset: Path, tmp_path: Path) -> Any:
+    """`make-data` with 4 passages from the second on, 3 completions each, two asked for at once."""
+
+    def made(
+        generator: Generator,
+        out: Path = tmp_path / "out" / "d.json",
+        start: int = 1,
+        batch: int = 2,
+        **changes: Any,
+    ) -> Path:
+        config = pipeline.settings(
+            "m", str(dataset), out, samples_per_iteration=3, generation__max_new_tokens=8, **changes
+        )
+        sampler = setup.edit_sampler(config, setup.make_domain(config, None), generator, None)
+        with pipeline.open_run(config, pipeline.Step("make-data", str(out))) as run:
+            return make_data(run, sampler, "m", out, start, 4, batch)
+
+    return made
 
 
 class Echo:
@@ -60,8 +76,8 @@ class Echo:
         return [Completion(f" {p} / {s} \n", 3, "stop") for p, s in zip(prompts, seeds, strict=True)]
 
 
-def test_the_format_is_the_official_one(settings: DataSettings, shared: Path) -> None:
-    out = make_data(settings, Echo(), prompt_of)
+def test_the_format_is_the_official_one(make: Any, shared: Path) -> None:
+    out = make(Echo())
     official = json.loads((shared / "data/official/iter1_train.json").read_text())
     mine = json.loads(out.read_text())
     assert [record.keys() for record in mine] == [official[0].keys()] * 4
@@ -74,42 +90,67 @@ def test_the_format_is_the_official_one(settings: DataSettings, shared: Path) ->
     assert sum(len(a.completions) for a in articles) == 250
 
 
-def test_the_subset_is_the_official_shuffle(settings: DataSettings) -> None:
+def test_the_subset_is_the_official_shuffle(make: Any) -> None:
     import random
 
     order = [f"T{i}" for i in range(6)]
     random.Random(42).shuffle(order)
-    assert [a.title for a in read_articles(make_data(settings, Echo(), prompt_of))] == order[1:5]
+    articles = read_articles(make(Echo()))
+    assert [a.title for a in articles] == order[1:5]
+    assert all(text.startswith(a.prompt.strip()) for a in articles for text in a.completions)
+    assert all(f"{a.title}\n{a.context}" in a.prompt for a in articles)
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(settings: DataSettings, tmp_path: Path) -> None:
-    whole = make_data(replace(settings, out=tmp_path / "whole.json"), Echo(), prompt_of)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(make: Any, tmp_path: Path) -> None:
+    whole = make(Echo(), out=tmp_path / "whole.json")
     with pytest.raises(GenerationError):
-        make_data(settings, Echo(left=7), prompt_of)
-    assert not settings.out.exists()
+        make(Echo(left=7))
+    assert not (tmp_path / "out/d.json").exists()
     again = Echo()
-    assert make_data(settings, again, prompt_of).read_bytes() == whole.read_bytes()
+    assert make(again).read_bytes() == whole.read_bytes()
     assert again.asked == 12 - 6
-    assert make_data(settings, Echo(left=0), prompt_of) == settings.out
+    assert make(Echo(left=0)) == tmp_path / "out/d.json"
 
 
-def test_other_settings_do_not_mix_with_unfinished_work(settings: DataSettings) -> None:
+def test_the_work_is_a_run_like_any_other(make: Any, tmp_path: Path) -> None:
+    make(Echo())
+    history = read_history(tmp_path / "out/d.run")
+    assert len(history.edits) == 12
+    assert history.rounds == [0]
+    articles = read_articles(tmp_path / "out/d.json")
+    assert [e.completion.strip() for e in history.edits.values()] == [
+        c for a in articles for c in a.completions
+    ]
+    assert len({edit.seed for edit in history.edits.values()}) == 12
+
+
+def test_other_settings_do_not_mix_with_unfinished_work(make: Any, tmp_path: Path) -> None:
     with pytest.raises(GenerationError):
-        make_data(settings, Echo(left=3), prompt_of)
-    with pytest.raises(RunError, match="other data"):
-        make_data(replace(settings, seed=1), Echo(), prompt_of)
+        make(Echo(left=3))
+    with pytest.raises(RunError, match="began with seed 42, now it is 1"):
+        make(Echo(), seed=1)
+    with pytest.raises(RunError, match=r"began with generation.temperature 1.0, now it is 0.5"):
+        make(Echo(), generation__temperature=0.5)
+    with pytest.raises(RunError, match="plan '0' stands on line 2 with other data"):
+        make(Echo(), start=2)
 
 
-def test_an_existing_file_is_not_overwritten(settings: DataSettings) -> None:
-    settings.out.parent.mkdir()
-    settings.out.write_text("mine")
+def test_an_existing_file_is_not_overwritten(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out/d.json"
+    out.write_text("mine")
     with pytest.raises(DataError, match="exists already"):
-        make_data(settings, Echo(), prompt_of)
-    assert settings.out.read_text() == "mine"
+        make(Echo())
+    assert out.read_text() == "mine"
+    out.unlink()
+    old = out.with_name("d.json.journal.jsonl")
+    old.write_text("")
+    with pytest.raises(RunError, match=r"d.json.journal.jsonl: the journal of an earlier version of seal"):
+        make(Echo())
 
 
-def test_counts_are_checked(settings: DataSettings) -> None:
-    out = make_data(settings, Echo(), prompt_of)
+def test_counts_are_checked(make: Any, tmp_path: Path) -> None:
+    out = make(Echo())
     check_counts(out, 4, 3)
     records = json.loads(out.read_text())
     records[2]["completions"].pop()
@@ -120,19 +161,19 @@ def test_counts_are_checked(settings: DataSettings) -> None:
     with pytest.raises(DataError, match="3 were asked for"):
         read_articles(out, 4, 3)
     with pytest.raises(DataError, match="choose start"):
-        make_data(replace(settings, start=4, out=out.with_name("x.json")), Echo(), prompt_of)
+        make(Echo(), out=tmp_path / "x.json", start=4)
 
 
-def test_an_empty_prompt_asks_for_nothing(settings: DataSettings) -> None:
+def test_an_empty_prompt_asks_for_nothing(make: Any) -> None:
     echo = Echo()
-    articles = read_articles(make_data(settings, echo, lambda task: ""))
+    articles = read_articles(make(echo, data_config__prompt_type="none"))
     assert echo.asked == 0
     assert {a.completions for a in articles} == {("", "", "")}
 
 
-def test_the_local_engine_writes_the_same_again(settings: DataSettings, tiny: Any, tmp_path: Path) -> None:
-    first = make_data(settings, LocalGenerator(tiny()), prompt_of)
-    second = make_data(replace(settings, out=tmp_path / "b.json", batch=5), LocalGenerator(tiny()), prompt_of)
+def test_the_local_engine_writes_the_same_again(make: Any, tiny: Any, tmp_path: Path) -> None:
+    first = make(LocalGenerator(tiny()))
+    second = make(LocalGenerator(tiny()), out=tmp_path / "b.json", batch=9)
     assert first.read_bytes() == second.read_bytes()
     assert len({c for a in read_articles(first) for c in a.completions}) == 12
 

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 import zmq
 
+import ttt_in_process
+from seal.domains.knowledge import KnowledgeIncorporation
 from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.helpers import HelperLoop
 from seal.inner.loop import LocalInnerLoop
-from seal.records import AdaptJob, TrainingConfig, TrainingSequence
+from seal.records import AdaptJob, Question, Task, TrainingConfig, TrainingSequence
 from seal.serve import messages as m
-from seal.serve.client import Link, RemoteInnerLoop, RemoteTTT, TTTClient
-from seal.serve.requests import Ask, LocalTTT, Requests
+from seal.serve.client import Link, RemoteInnerLoop, TTTClient, remote_policy
+from seal.serve.requests import Requests
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings
 
@@ -74,13 +76,7 @@ def address(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     assert not thread.is_alive()
 
 
-@pytest.fixture
-def local(tiny: Any) -> LocalTTT:
-    fresh = tiny()
-    return LocalTTT(Graded(LocalInnerLoop(fresh), LexicalGrader()), Requests(fresh))
-
-
-def test_engines_share_the_queue_and_one_that_dies_costs_nobody_a_reply(tiny: Any, local: LocalTTT) -> None:
+def test_engines_share_the_queue_and_one_that_dies_costs_nobody_a_reply(tiny: Any) -> None:
     loaded = tiny()
     engine = LocalInnerLoop(loaded, slots=2)
     helper = HelperLoop(engine, 1, 1)
@@ -96,9 +92,7 @@ def test_engines_share_the_queue_and_one_that_dies_costs_nobody_a_reply(tiny: An
         assert helper._helper is not None
         helper._helper.process.kill()
         replies += pool.map(client.ask, asked[12:])
-    asks = [Ask(str(r["seed"]), m.TTTRequest.model_validate(r), r["seed"]) for r in asked]
-    mine = {a.id: a.reply for a in local.run(asks)}
-    assert replies == [reply.model_dump(mode="json") for r in asked if (reply := mine[str(r["seed"])])]
+    assert replies == ttt_in_process.replies(tiny(), asked)
     server.stop()
     thread.join(30)
     assert not thread.is_alive()
@@ -159,20 +153,26 @@ def test_a_plain_client_gets_through_twenty_requests(address: str) -> None:
     assert replies[6]["adapter_texts"] != replies[0]["adapter_texts"]
 
 
-def test_clients_together_get_what_each_would_get_in_process(address: str, local: LocalTTT) -> None:
-    asks = [
-        Ask(f"a{n}", m.TTTRequest.model_validate(request(n, lora_rank=2 + n % 3)), seed=n) for n in range(16)
-    ]
-    expected = {answered.id: answered.reply for ask in asks for answered in local.run([ask])}
+def test_clients_together_get_what_each_would_get_in_process(address: str, tiny: Any) -> None:
+    asked = [request(n, lora_rank=2 + n % 3) | {"seed": n} for n in range(16)]
 
-    def client(mine: list[Ask]) -> dict[str, m.TTTReply | None]:
-        return {answered.id: answered.reply for answered in RemoteTTT(Link(address)).run(mine)}
+    def client(message: dict[str, Any]) -> Any:
+        return TTTClient(Link(address)).command("ttt", seed=message["seed"], request=message)["reply"]
 
     with ThreadPoolExecutor(4) as pool:
-        shares = pool.map(client, [asks[i::4] for i in range(4)])
-        got = {name: reply for share in shares for name, reply in share.items()}
-    assert got == expected
-    assert any(reply and reply.adapter_texts != reply.baseline_texts for reply in got.values())
+        got = list(pool.map(client, asked))
+    assert got == ttt_in_process.replies(tiny(), asked, together=False)
+    assert any(reply["adapter_texts"] != reply["baseline_texts"] for reply in got)
+
+
+def test_a_client_without_the_model_builds_the_same_jobs(address: str, loaded: Any) -> None:
+    policy = remote_policy(Link(address))
+    assert policy.version == loaded.version
+    for text in ("Zürich 東京 🙂\nQuestion 1: why?", " x", "---"):
+        assert policy.tokenizer(text)["input_ids"] == loaded.tokenizer(text)["input_ids"]
+    task = Task("t", "A passage.", (Question("What?", "A passage"),), "T")
+    mine, theirs = (KnowledgeIncorporation().eval_prompts(task, p.tokenizer) for p in (policy, loaded))
+    assert mine == theirs
 
 
 def test_remote_and_local_inner_loops_agree(address: str, loaded: Any, tiny: Any) -> None:

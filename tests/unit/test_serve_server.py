@@ -34,9 +34,9 @@ from seal.records import (
     TrainingSequence,
     Verdict,
 )
-from seal.serve.client import Link, RemoteInnerLoop, RemoteTTT, TTTClient
-from seal.serve.messages import Limits, TTTRequest
-from seal.serve.requests import Answered, Ask, Requests
+from seal.serve.client import Link, RemoteInnerLoop, TTTClient
+from seal.serve.messages import Limits
+from seal.serve.requests import Requests
 from seal.serve.security import is_loopback, make_keys, read_allowed, read_keys, read_public
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings
@@ -454,15 +454,14 @@ def test_a_waiting_client_is_told_now_and_then(
     monkeypatch.setattr("seal.serve.client._TELL_S", 0.0)
     with serving(tiny, heartbeat_s=0.02) as (address, inner, _), caplog.at_level("INFO", "seal.serve"):
         inner.gate.clear()
-        asks = [Ask("a", TTTRequest.model_validate(REQUEST), 1)]
-        answered: list[Answered] = []
-        thread = threading.Thread(target=lambda: answered.extend(RemoteTTT(Link(address)).run(asks)))
+        outcomes: list[AdaptOutcome] = []
+        loop = RemoteInnerLoop(Link(address))
+        thread = threading.Thread(target=lambda: outcomes.extend(loop.run([_job("a")])))
         thread.start()
         until(lambda: any("1 under way at the server; one waits 0 s, running" in m for m in caplog.messages))
         inner.gate.set()
         thread.join(20)
-    assert [a.id for a in answered] == ["a"]
-    assert answered[0].reply is not None
+    assert [(o.job_id, o.error) for o in outcomes] == [("a", None)]
 
 
 def test_a_pass_waits_for_jobs_that_are_about_to_come() -> None:

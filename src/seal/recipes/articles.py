@@ -16,7 +16,6 @@ from seal.data.files import check_text, read_json
 from seal.errors import DataError
 from seal.intervals import Interval
 from seal.records import Question
-from seal.run.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +107,6 @@ def write_json(path: Path, value: Any) -> None:
         raise DataError(
             f"{path} cannot be written: {error.strerror}", "check the folder and the disk"
         ) from None
-
-
-def open_journal(out: Path) -> Journal:
-    """The journal of the unfinished (or finished) work that ends up in `out`.
-
-    Raises:
-        DataError: `out` is there, but nobody's unfinished work: it is not overwritten.
-        RunError: another process is at it.
-    """
-    path = out.with_name(out.name + ".journal.jsonl")
-    if out.exists() and not path.exists():
-        raise DataError(f"{out} exists already", "choose another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out.parent} cannot be made: {error.strerror}", "choose another --out") from None
-    return Journal(path)
 
 
 def ends(found: Interval) -> list[float] | None:
