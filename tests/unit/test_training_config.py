@@ -47,6 +47,8 @@ CASES: list[tuple[str, Any, bool]] = [
     ("batch_size", 4096, True),
     ("batch_size", 4097, False),
     ("accumulation", 0, False),
+    ("steps", -1, False),
+    ("steps", 40, True),
     ("schedule", "cosine", True),
     ("schedule", "steps", False),
     ("warmup_ratio", 0.5, True),
