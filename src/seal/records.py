@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
 from typing import Any, Literal
+
+from pydantic import ConfigDict
 
 from seal.training_config import TrainingConfig as TrainingConfig
 
@@ -350,3 +352,8 @@ class Phase:
     """Round, from 0; -1 for the evaluation before and -2 for the one after the rounds."""
     seconds: float
     tokens: int
+
+
+for _record in list(vars().values()):
+    if is_dataclass(_record):  # wherever a record is read, unknown fields are refused
+        _record.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]

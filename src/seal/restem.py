@@ -24,6 +24,7 @@ from seal.errors import ConfigError, DataError, ModelError
 from seal.models.checkpoint import save_checkpoint
 from seal.models.lora import Factors, LoRAWrapper
 from seal.models.merge import merged
+from seal.models.window import window
 from seal.records import Reward, SelfEdit, TrainingConfig, TrainingSequence
 from seal.seeds import derive
 from seal.training_config import PAPER_SFT
@@ -219,12 +220,6 @@ def save_merged(loaded: LoadedModel, factors: Factors, sft: TrainingConfig, fold
     model, scale = loaded.model, sft.alpha / sft.rank
     with _as_it_was(model), merged(model, factors, scale) as policy:
         return save_checkpoint(policy, loaded.tokenizer, folder)
-
-
-def window(model: PreTrainedModel) -> int | None:
-    """Longest sequence the model takes, in tokens; None when its config does not say."""
-    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if length is None else int(length)
 
 
 def completion_sequences(

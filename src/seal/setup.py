@@ -14,9 +14,9 @@ from seal.data.loader import INVENTED, DataLoader, tasks_from_loader
 from seal.domains.base import BaseDomain
 from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
+from seal.models.window import window
 from seal.plugins import build, load_object, taken
 from seal.records import Performance, Task
-from seal.restem import window
 from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
 

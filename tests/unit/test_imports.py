@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "yaml_lines",
             "yaml_scalars",
             "sentences",
+            "whole_file",
             "cloze",
         }
     ),

@@ -26,10 +26,12 @@ from seal.records import (
     Question,
     Reward,
     SelfEdit,
+    TrainingConfig,
     Verdict,
 )
 from seal.run import journal as journal_module
 from seal.run.journal import Journal, decode, encode
+from seal.training_config import PAPER_SFT
 
 RECORDS = (SelfEdit, Completion, AdaptJob, AdaptOutcome, Performance, Reward, Question)
 
@@ -219,12 +221,15 @@ def finite(kind: type) -> st.SearchStrategy[Any]:
         | st.text()
     )
     details = {"details": st.dictionaries(st.text(), plain, max_size=2)} if kind is Performance else {}
+    if kind is TrainingConfig:  # which has ranges
+        return st.sampled_from([TrainingConfig(), PAPER_SFT])
     return st.builds(kind, **details)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _finite_floats() -> Iterator[None]:
     st.register_type_strategy(float, st.floats(allow_nan=False))
+    st.register_type_strategy(TrainingConfig, st.sampled_from([TrainingConfig(), PAPER_SFT]))
     yield
     st.register_type_strategy(float, st.floats())
 
@@ -250,10 +255,9 @@ def test_numbers_that_are_not_finite_are_carried_as_text() -> None:
     ("data", "where"),
     [
         ({"value": "high"}, "Reward.value"),
-        ({"value": True}, "Reward.value"),
         ({"value": 1.0, "parts": {"gain": None}}, "Reward.parts.gain"),
-        ({"value": 1.0, "colour": "red"}, "Reward"),
-        ({}, "Reward"),
+        ({"value": 1.0, "colour": "red"}, "Reward.colour"),
+        ({}, "Reward.value"),
         ([], "Reward"),
     ],
 )

@@ -11,6 +11,7 @@ from typer import Option
 
 from seal.cli import _options
 from seal.errors import ConfigError
+from seal.whole_file import write_whole
 
 if TYPE_CHECKING:
     from seal.grading import Grader
@@ -149,10 +150,8 @@ def _announce(address: str, path: Path | None, settings: Any, policy: str) -> No
     found = {"endpoint": address, "pid": os.getpid(), "policy": policy}
     if settings.keys is not None:
         found["server_key"] = settings.keys.public
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(found) + "\n", "utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(found) + "\n")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}", "choose another file") from None

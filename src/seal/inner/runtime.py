@@ -18,6 +18,7 @@ from seal.inner.multi_lora import SIBLINGS, LayerGroup
 from seal.inner.packing import Pack
 from seal.inner.precision import full_dtype
 from seal.models.lora import linear_modules
+from seal.models.window import window
 
 
 class Runtime:
@@ -77,7 +78,7 @@ class Runtime:
     @property
     def max_tokens(self) -> int:
         """Longest sequence the model has positions for."""
-        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+        return window(self.model) or 1 << 30
 
     @property
     def vocabulary(self) -> int:

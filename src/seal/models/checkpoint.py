@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ModelError
+from seal.whole_file import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,7 +59,7 @@ def file_digest(path: Path, *, trust_mtime: bool = True) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(memory, json.dumps({"stamp": stamp, "sha256": digest}))
+        write_whole(memory, json.dumps({"stamp": stamp, "sha256": digest}))
     except OSError:
         pass  # a read-only cache only costs time
     return digest
@@ -133,7 +134,7 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> str:
         write(staging)
         files = sorted(p for p in staging.rglob("*") if p.is_file())
         hashes = {p.relative_to(staging).as_posix(): file_digest(p, trust_mtime=False) for p in files}
-        _write_atomically(staging / MANIFEST, json.dumps({"files": hashes}, indent=1) + "\n")
+        write_whole(staging / MANIFEST, json.dumps({"files": hashes}, indent=1) + "\n")
         for path in [*files, staging / MANIFEST]:
             path.chmod(0o644)  # the safetensors writer and mkstemp leave 0600
             _fsync(path)
@@ -227,19 +228,6 @@ def _swap(staging: Path, folder: Path) -> None:
     _fsync(folder.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _fsync(path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from seal.errors import AdaptError, ConfigError, ModelError
 from seal.inner.schedule import init_lora, learning_rate, step_sequences, total_steps
+from seal.models.window import window
 from seal.records import TrainingConfig, TrainingSequence
 from seal.seeds import derive
 
@@ -207,11 +208,10 @@ class LoRAWrapper:
         return mean
 
     def _check(self, rows: Sequence[TrainingSequence]) -> None:
-        window = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
-        longest = max((len(row.ids) for row in rows), default=0)
-        if window is not None and longest > window:
+        limit, longest = window(self.base), max((len(row.ids) for row in rows), default=0)
+        if limit is not None and longest > limit:
             raise AdaptError(
-                f"a training row has {longest} tokens and the model's window is {window}", "split the row"
+                f"a training row has {longest} tokens and the model's window is {limit}", "split the row"
             )
 
     @contextmanager

@@ -7,7 +7,6 @@ and beside it `<name>.meta` with the model, paths, sampling and counts.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from seal.data.files import check_text, read_json
 from seal.errors import DataError
 from seal.intervals import Interval
 from seal.records import Question
+from seal.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +93,10 @@ def _question(record: Any, title: str) -> Question:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file exists whole or not at all. Raises `DataError`."""
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DataError(
             f"{path} cannot be written: {error.strerror}", "check the folder and the disk"
         ) from None

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seal.data.formats import read_text
 from seal.errors import DataError
+from seal.whole_file import write_whole
 
 _DIGITS = 4
 
@@ -106,10 +107,7 @@ class QueryRun(_Part):
 
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all; what was there is replaced."""
-        path = Path(path)
-        staging = path.with_name(f".{path.name}.new")
-        staging.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-        staging.replace(path)
+        write_whole(Path(path), json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
 
 def completion_stats(questions: Sequence[QuestionResult]) -> CompletionStats:

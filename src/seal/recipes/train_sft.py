@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from seal.data.files import check_text, parse_lines, read_text
 from seal.errors import ConfigError, DataError, ModelError
+from seal.models.window import window
 from seal.restem import (
     Pair,
     Progress,
@@ -31,7 +32,6 @@ from seal.restem import (
     completion_sequences,
     save_merged,
     train_on_sequences,
-    window,
 )
 from seal.settings import SFTConfig
 from seal.training_config import PAPER_SFT, TrainingConfig

@@ -38,6 +38,7 @@ from seal.report.history import History, read_history, read_tasks
 from seal.report.metrics import RunMetrics, lines, run_metrics
 from seal.report.texts import one_line, plain
 from seal.settings import SEALConfig
+from seal.whole_file import write_whole
 
 MARK = "<!-- seal report -->"
 MOST_TASKS = 200
@@ -134,9 +135,7 @@ def write_html(views: Sequence[RunView], path: Path) -> Path:
     try:
         if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:200]:
             raise RunError(f"{path}: is there and is no report", "choose another --out")
-        partial = path.with_name(f".{path.name}.part")
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, page)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}", "choose another --out") from None
     return path

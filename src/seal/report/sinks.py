@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from seal.report.history import History
 from seal.report.metrics import flat, lines, run_metrics
 from seal.settings import SEALConfig
+from seal.whole_file import write_whole
 
 if TYPE_CHECKING:
     from seal.run.folder import Run
@@ -111,10 +112,7 @@ def open_sinks(config: SEALConfig, run: Run) -> Sink:
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> Path:
     """Write `metrics.jsonl` into `folder`, the whole file or none."""
     path = folder / METRICS_FILE
-    partial = path.with_name(f".{path.name}.part")
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     return path
 
 

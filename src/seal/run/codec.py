@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from seal.errors import RunError
 
@@ -46,68 +47,18 @@ def decode(cls: type[T], data: Any) -> T:
 
     Fields typed `Any` come back as plain JSON. Raises `RunError` when `data` does not fit.
     """
-    result: T = _decode(cls, data, cls.__name__)
-    return result
-
-
-def _decode(kind: Any, data: Any, at: str) -> Any:
-    if kind is Any:
-        return data
-    if is_dataclass(kind):
-        return _decode_record(kind, data, at)
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _decode_union(args, data, at)
-    if origin is Literal and data in args:
-        return data
-    if origin in (tuple, list) and isinstance(data, list):
-        if origin is tuple and args[-1] is not Ellipsis and len(args) != len(data):
-            raise _misfit(kind, data, at)
-        kinds = [args[0]] * len(data) if origin is list or args[-1] is Ellipsis else args
-        return origin(
-            _decode(k, item, f"{at}[{i}]") for i, (k, item) in enumerate(zip(kinds, data, strict=True))
-        )
-    if origin is dict and isinstance(data, dict):
-        return {key: _decode(args[1], item, f"{at}.{key}") for key, item in data.items()}
-    if kind is float and data in ("nan", "inf", "-inf"):
-        return float(data)
-    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
-        return float(data)
-    if isinstance(kind, type) and issubclass(kind, Enum) and data in [member.value for member in kind]:
-        return kind(data)
-    if isinstance(kind, type) and type(data) is kind:
-        return data
-    raise _misfit(kind, data, at)
-
-
-def _decode_union(kinds: tuple[Any, ...], data: Any, at: str) -> Any:
-    if data is None and type(None) in kinds:
-        return None
-    for kind in kinds:
-        if kind is not type(None):
-            try:
-                return _decode(kind, data, at)
-            except RunError:
-                continue
-    raise _misfit(kinds, data, at)
-
-
-def _decode_record(kind: Any, data: Any, at: str) -> Any:
-    if not isinstance(data, dict):
-        raise _misfit(kind, data, at)
-    hints = _hints(kind)
     try:
-        return kind(**{key: _decode(hints[key], item, f"{at}.{key}") for key, item in data.items()})
-    except (KeyError, TypeError) as error:
+        found: T = _adapter(cls).validate_python(data)  # type: ignore[arg-type]
+        return found
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        at = ".".join([cls.__name__, *map(str, first["loc"])])
         raise RunError(
-            f"{at}: not a {kind.__name__}: {error}", "read it with the version that wrote it"
+            f"{at}: {first['msg'].lower()}, found {first['input']!r:.60}",
+            "read it with the version that wrote it",
         ) from None
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _misfit(kind: Any, data: Any, at: str) -> RunError:
-    return RunError(f"{at}: expected {getattr(kind, '__name__', kind)}, found {data!r:.60}")
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)

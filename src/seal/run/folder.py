@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from seal.run import environment
 from seal.run.codec import decode
 from seal.run.journal import Journal
 from seal.settings import SEALConfig
+from seal.whole_file import write_whole
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Run:
                 journal.close()
                 raise
             try:
-                _write(path / "config.yaml", config.to_yaml())
+                write_whole(path / "config.yaml", config.to_yaml())
                 run._make_folders()
                 run._note_environment()
             except BaseException:
@@ -164,7 +164,7 @@ class Run:
         if now in seen:
             return
         name = f"environment-{len(files) + 1}.json" if files else "environment.json"
-        _write(self.path / name, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.path / name, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
         if seen:
             changed = ", ".join(sorted(key for key in now if now[key] != seen[0].get(key)))
             log.warning("the run began on another set-up (%s differs): numbers may differ too", changed)
@@ -213,17 +213,3 @@ def _unusable(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"{path}: the disk is full", "free some space or choose another --output-dir")
     return RunError(f"{path}: cannot be written: {error.strerror}", "choose another --output-dir")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a whole file or none."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

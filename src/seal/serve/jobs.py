@@ -65,18 +65,6 @@ def _check_sampling(sampling: Sampling, limits: Limits) -> None:
         )
 
 
-def _unknown_key(given: Any, known: Any) -> str:
-    if isinstance(given, dict) and isinstance(known, dict):
-        for name in given:
-            if name not in known:
-                return str(name)
-            if found := _unknown_key(given[name], known[name]):
-                return f"{name}.{found}"
-    if isinstance(given, list) and isinstance(known, list) and given and isinstance(given[0], dict):
-        return next((f for g, k in zip(given, known, strict=True) if (f := _unknown_key(g, k))), "")
-    return ""
-
-
 def job_from_wire(value: dict[str, Any]) -> AdaptJob:
     """The `AdaptJob` in a parsed object.
 
@@ -84,14 +72,11 @@ def job_from_wire(value: dict[str, Any]) -> AdaptJob:
         WireError: a field is missing, unknown or of the wrong type.
     """
     try:
-        job = _JOB.validate_json(json.dumps(value, allow_nan=False), strict=True)
+        return _JOB.validate_json(json.dumps(value, allow_nan=False), strict=True)
     except ValidationError as error:
         raise explain(error, Envelope) from None
     except ValueError:
         raise WireError("the job holds a number that is not finite") from None
-    if unknown := _unknown_key(value, job_to_wire(job)):
-        raise WireError(f"unknown key 'job.{unknown[:80]}'", "leave it out")
-    return job
 
 
 def job_to_wire(job: AdaptJob) -> dict[str, Any]:

@@ -274,7 +274,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> WireError:
     """The first thing that is wrong, in one line; `model` knows the keys that may have been meant."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "message"
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         near = difflib.get_close_matches(str(first["loc"][-1]), list(model.model_fields), 1)
         return WireError(
             f"unknown key {where[:80]!r}", f"did you mean {near[0]!r}?" if near else "leave it out"

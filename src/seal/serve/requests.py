@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from seal.domains.knowledge import KnowledgeIncorporation, sequence_from_text
+from seal.models.window import window
 from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainingSequence, Verdict
 from seal.serve import messages as m
 from seal.serve.jobs import check_job, outcome_to_wire
@@ -27,12 +28,11 @@ class Requests:
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
-        config = loaded.model.config.get_text_config()
         self.policy = loaded.version
         self._tokenizer = copy.deepcopy(loaded.tokenizer)
         self._domain = KnowledgeIncorporation()
-        self._vocabulary = int(config.vocab_size)
-        self._window = int(getattr(config, "max_position_embeddings", None) or 2**31)
+        self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
+        self._window = window(loaded.model) or 2**31
 
     def job(self, request: m.TTTRequest, job_id: str, seed: int) -> AdaptJob:
         """The job that a text request asks for. A sequence without a token to learn gives no row.

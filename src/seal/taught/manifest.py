@@ -12,7 +12,6 @@ adapters/1/…       the adapters after batch 1, in PEFT's format
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from seal.errors import ModelError
 from seal.run.codec import decode, encode
+from seal.whole_file import write_whole
 
 MANIFEST = "taught.json"
 FORMAT = 1
@@ -195,13 +195,3 @@ def read_lines(cls: type[T], path: Path) -> list[T]:
         return [decode(cls, json.loads(line)) for line in path.read_text("utf-8").split("\n") if line]
     except Exception as error:
         raise ModelError(f"{path} cannot be read: {error}", "restore it from a copy") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` by a file with `text`, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
