@@ -183,7 +183,7 @@ def test_other_settings_or_another_model_do_not_mix(step: Step) -> None:
     step(query)
     with pytest.raises(RunError, match="began with seed 0, now it is 1"):
         step(query, seed=1)
-    with pytest.raises(RunError, match="plan '0' stands on line 2 with other data"):
+    with pytest.raises(RunError, match="plan '0' stands on line 3 with other data"):
         step(query, model="gpt2")
     with pytest.raises(DataError, match="5 were asked for"):
         step(query, k=5)
