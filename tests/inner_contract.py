@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from seal.grading import Grade, Grader, LexicalGrader
-from seal.inner.protocol import InnerLoop
+from seal.inner.protocol import FollowUp, InnerLoop
 from seal.inner.schedule import total_steps
 from seal.records import (
     AdaptJob,
     AdaptOutcome,
+    Answer,
     EvalPrompt,
     Question,
     Sampling,
@@ -75,11 +76,18 @@ def same_outcome(a: AdaptOutcome, b: AdaptOutcome) -> None:
         assert [x.log_likelihood for x in mine] == pytest.approx([x.log_likelihood for x in theirs], abs=2e-2)
 
 
+def ask_on(letter: str, answers: Sequence[Answer], tokenizer: object) -> tuple[EvalPrompt, ...]:
+    """Two more prompts, of what the job is about and what was answered first."""
+    first = f"{letter}{answers[0].text}"
+    return tuple(EvalPrompt(f"{first}{n}", tuple(f"{first} {n}".encode()), GREEDY) for n in (1, 2))
+
+
 class InnerLoopContract:
     """Inherit as `TestSomething(InnerLoopContract)` and write `open_loop`."""
 
     #: Engines behind the loop; each keeps its own baselines.
     engines = 1
+    asks_twice = True
 
     def open_loop(self, grader: Grader, folder: Path) -> AbstractContextManager[InnerLoop]:
         """A new loop over `tiny-random-llama` on the CPU that may save adapters in `folder`."""
@@ -227,6 +235,24 @@ class InnerLoopContract:
         (outcome,) = loop.run([replace(plain, eval_prompts=eval_prompts)])
         for answer in (*outcome.baseline, *outcome.adapted):
             assert (answer.verdict, answer.log_likelihood, answer.reference_tokens) == (None, None, 0)
+
+    def test_a_follow_up_is_asked_of_the_same_adapter(self, tmp_path: Path) -> None:
+        """A function and data; its answers stand behind the first ones, each with its own job's."""
+        if not self.asks_twice:
+            pytest.skip("its adapters are asked once")
+        jobs = [job(name, i) for i, name in enumerate(("red", "green", "blue"))]
+        with self.open_loop(LexicalGrader(), tmp_path) as loop:
+            follow_up = FollowUp(ask_on, {j.id: j.id[0].upper() for j in jobs})
+            outcomes = {o.job_id: o for o in loop.run(jobs, follow_up)}
+            plain = {o.job_id: o for o in loop.run(jobs)}
+        for j in jobs:
+            for asked, first in (
+                (outcomes[j.id].baseline, plain[j.id].baseline),
+                (outcomes[j.id].adapted, plain[j.id].adapted),
+            ):
+                assert [(a.text, a.verdict) for a in asked[:2]] == [(a.text, a.verdict) for a in first]
+                start = f"{j.id[0].upper()}{asked[0].text}"
+                assert [a.prompt_id for a in asked[2:]] == [f"{start}1", f"{start}2"]
 
     def test_an_adapter_is_saved_when_asked_for(self, loop: InnerLoop, tmp_path: Path) -> None:
         folder = tmp_path / "adapter"

@@ -36,11 +36,11 @@ class EStep:
         run: the open run folder.
         sampler: draws self-edits from the policy; None for one that only measures.
         evaluator: measures the policy and its adaptations.
-        chunk: adapters that are trained and journalled together.
+        batch: adapters that are trained together; what a crash cut short of them is done again whole.
     """
 
-    def __init__(self, run: Run, sampler: SelfEditGenerator | None, evaluator: Evaluator, chunk: int) -> None:
-        self.run, self.sampler, self.evaluator, self.chunk = run, sampler, evaluator, chunk
+    def __init__(self, run: Run, sampler: SelfEditGenerator | None, evaluator: Evaluator, batch: int) -> None:
+        self.run, self.sampler, self.evaluator, self.batch = run, sampler, evaluator, batch
         self.policy = evaluator.loaded
 
     def baselines(
@@ -80,29 +80,29 @@ class EStep:
         tasks: Mapping[str, Task],
         before: Mapping[str, Performance],
     ) -> list[Trial]:
-        """Train `repeats` adapters on every edit and measure each; in chunks of fixed make-up."""
+        """Train `repeats` adapters on every edit and measure each; in batches of fixed make-up."""
         specs = [TrialSpec(edit, r, arm, iteration) for edit in edits for r in range(repeats)]
-        trials: list[Trial] = []
-        for number, start in enumerate(range(0, len(specs), self.chunk)):
-            chunk = specs[start : start + self.chunk]
-            known = [self.run.recall(Trial, "trial", spec.key) for spec in chunk]
-            if not all(known):
-                with self.phase("adapt", iteration, f"{arm}-{number}") as phase:
-                    for trial in self.evaluator.trials(chunk, tasks, before):
-                        self.record("trial", f"{trial.edit_id}/r{trial.repeat}", trial)
-                        phase.tokens += trial.outcome.timings.train_tokens
-                        if trial.problem:
-                            log.warning("self-edit %s cannot be applied: %s", trial.edit_id, trial.problem)
-                known = [self.run.recall(Trial, "trial", spec.key) for spec in chunk]
-            trials += [trial for trial in known if trial is not None]
-            log.info("%s: %d of %d adapters measured", arm, len(trials), len(specs))
-        return trials
+
+        def recall(spec: TrialSpec) -> Trial | None:
+            return self.run.recall(Trial, "trial", spec.key)
+
+        done = {spec.key for spec in specs if recall(spec) is not None}
+        if len(done) < len(specs):
+            with self.phase("adapt", iteration, arm) as phase:
+                for trial in self.evaluator.trials(specs, tasks, before, done, self.batch):
+                    key = f"{trial.edit_id}/r{trial.repeat}"
+                    self.record("trial", key, trial)
+                    done.add(key)
+                    phase.tokens += trial.outcome.timings.train_tokens
+                    if trial.problem:
+                        log.warning("self-edit %s cannot be applied: %s", trial.edit_id, trial.problem)
+                    if len(done) % self.batch == 0 or len(done) == len(specs):
+                        log.info("%s: %d of %d adapters measured", arm, len(done), len(specs))
+        return [trial for trial in map(recall, specs) if trial is not None]
 
     def close(self) -> None:
-        """Free what the engine holds beside the policy (its helper processes); more work brings it back."""
-        close = getattr(self.evaluator.loop, "close", None)
-        if close is not None:
-            close()
+        """Free what the engine holds beside the policy (its worker processes); more work brings it back."""
+        self.evaluator.loop.close()
 
     def record(self, kind: str, key: str, record: object) -> None:
         """Record what is new; an item that a crash left behind from a batch run again stays as it is."""

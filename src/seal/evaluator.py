@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seal.batches import cut
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import AdaptError, DataError, GradingError, SealError
 from seal.inner.protocol import FollowUp, InnerLoop
@@ -109,9 +110,16 @@ class Evaluator:
         _raise_ungraded(ungraded)
 
     def trials(
-        self, specs: Sequence[TrialSpec], tasks: Mapping[str, Task], before: Mapping[str, Performance]
+        self,
+        specs: Sequence[TrialSpec],
+        tasks: Mapping[str, Task],
+        before: Mapping[str, Performance],
+        done: Collection[str] = (),
+        batch: int = 1,
     ) -> Iterator[Trial]:
         """Every trial, as it is done. An edit that cannot be applied gives a trial with its problem.
+
+        Batches of which every trial is `done` (keys) are left out; the others are run again whole.
 
         Raises:
             GradingError: answers could not be graded; raised after all other trials were yielded.
@@ -122,14 +130,18 @@ class Evaluator:
             try:
                 jobs[spec.key] = self._job(spec, task)
             except InvalidEdit as error:
+                if spec.key in done:
+                    continue
                 failure = AdaptOutcome(spec.key, error=JobError(error.border, str(error)))
                 yield self._trial(spec, task, before, failure, None, str(error))
         by_key = {spec.key: spec for spec in specs}
         ungraded: list[str] = []
+        parts = cut(list(jobs.values()), batch if self.domain.batched else 1)
+        left = [job for part in parts if not all(job.id in done for job in part) for job in part]
         if self.domain.batched:
-            outcomes = self._run(jobs.values(), {spec.key: tasks[spec.edit.task_id] for spec in specs})
+            outcomes = self._run(left, {job.id: tasks[by_key[job.id].edit.task_id] for job in left})
         else:
-            outcomes = self._one_by_one(jobs, by_key, tasks)
+            outcomes = self._one_by_one({job.id: job for job in left}, by_key, tasks)
         for outcome in outcomes:
             spec = by_key[outcome.job_id]
             task = tasks[spec.edit.task_id]

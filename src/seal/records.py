@@ -247,6 +247,13 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSize:
+    """Adapters in one batch of this run. Journal kind `batch`, key `size`."""
+
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """One task measured without training. Journal kind `baseline`, key `{policy}/{task_id}`."""
 

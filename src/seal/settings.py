@@ -146,7 +146,10 @@ class InnerConfig(Section):
     workers: AutoOrNatural = "auto"
     """Processes that share the work; auto: one a core or GPU, as memory allows, and one for a tiny model."""
     slots: AutoOrNatural = "auto"
-    """Adapters trained at once, in all processes; auto: what fits into the memory free as the run begins."""
+    """Adapters that one process trains at once; auto: what fits into the memory free as the run begins."""
+    batch: AutoOrNatural = "auto"
+    """Adapters that are trained and asked as one unit of work, by themselves; the same for every number of
+    workers, so that these change no number. auto: 4 on a CPU, 64 on a GPU."""
     token_budget: AutoOrNatural = "auto"
     """Tokens in one packed pass; auto: what fits into the memory free as the run begins."""
     pad_loss: bool = False

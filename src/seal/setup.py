@@ -16,13 +16,14 @@ from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
 from seal.models.window import window
 from seal.plugins import build, load_object, taken
-from seal.records import Performance, Task
+from seal.records import BatchSize, Performance, Task
 from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from seal.engine import EngineSettings
     from seal.estep import EStep
     from seal.inner.memory import Capacity
     from seal.inner.protocol import Generator, InnerLoop
@@ -198,16 +199,13 @@ def grader(config: SEALConfig, base: LoadedModel) -> Grader:
 
 
 def estep(config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, policy: LoadedModel) -> EStep:
-    """`policy` with everything that it writes, adapts and is measured with, in this process."""
+    """`policy` with everything that it writes, adapts and is measured with."""
+    from seal.engine import inner_loop
     from seal.graded import Graded
-    from seal.inner.helpers import SharedInnerLoop, default_workers
-    from seal.inner.loop import LocalInnerLoop
 
-    wanted = config.inner.workers
-    workers = default_workers(policy) if wanted == "auto" else int(wanted)
-    does = _capacity(config, run, policy, workers)
-    local = LocalInnerLoop(policy, slots=does.slots, token_budget=does.token_budget)
-    loop = Graded(SharedInnerLoop(local, workers) if workers > 1 else local, grader)
+    batch = _batch_size(config, run, policy)
+    capacity = _capacity(config, run, policy)
+    loop = Graded(inner_loop(policy, engine_settings(config, capacity), batch), grader)
     generator = domain.sampler(make_generator(config, policy), policy.tokenizer)
     return estep_on(config, run, domain, loop, policy, generator)
 
@@ -227,21 +225,43 @@ def estep_on(
     pad_to = config.max_length if config.inner.pad_loss else 0
     evaluator = Evaluator(policy, domain, loop, config.inner_training(), config.seed, pad_to)
     sampler = edit_sampler(config, domain, generator, policy.tokenizer) if generator else None
-    return EStep(run, sampler, evaluator, chunk=2 * loop.slots)
+    return EStep(run, sampler, evaluator, _batch_size(config, run, policy))
 
 
-def _capacity(config: SEALConfig, run: Run, policy: LoadedModel, workers: int) -> Capacity:
-    """How much each engine does at once. Decided when the run began, whatever memory is free later: it has a
-    part in the last bits of results."""
+def engine_settings(config: SEALConfig, capacity: Capacity) -> EngineSettings:
+    """What the settings say about the engine."""
+    from seal.engine import EngineSettings
+
+    workers = None if config.inner.workers == "auto" else int(config.inner.workers)
+    return EngineSettings(workers, capacity.slots, capacity.token_budget)
+
+
+def _batch_size(config: SEALConfig, run: Run, policy: LoadedModel) -> int:
+    """Adapters in a batch, decided when the run began: a resumed one, elsewhere too, has the same batches."""
+    from seal.engine import default_batch
+
+    if policy.model is None:  # a server's passes are its own
+        return 1
+    known = run.recall(BatchSize, "batch", "size")
+    if known is None:
+        wanted = config.inner.batch
+        known = BatchSize(default_batch(policy.model.device) if wanted == "auto" else int(wanted))
+        run.record("batch", "size", known)
+    return known.jobs
+
+
+def _capacity(config: SEALConfig, run: Run, policy: LoadedModel) -> Capacity:
+    """How much each process does at once. Decided when the run began, whatever memory is free later and
+    however many processes there are: it has a part in the last bits of results."""
+    from seal.engine import default_workers
     from seal.inner.memory import Capacity, capacity, footprint, free_bytes
 
     known = run.recall(Capacity, "capacity", "engine")
     if known is None:
         inner, device = config.inner, policy.model.device
         need = footprint(policy.model, config.inner_training(), device, policy.model.dtype)
-        share = free_bytes(device) // (workers if device.type == "cpu" else 1)
-        slots = inner.slots if inner.slots == "auto" else -(-int(inner.slots) // workers)
-        known = capacity(need, share, device, slots, inner.token_budget)
+        share = free_bytes(device) // (default_workers(policy) if device.type == "cpu" else 1)
+        known = capacity(need, share, device, inner.slots, inner.token_budget)
         run.record("capacity", "engine", known)
     return known
 

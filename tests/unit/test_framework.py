@@ -355,7 +355,7 @@ def test_what_the_journal_holds_is_not_done_again(
     settings: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     """Adapters and texts are counted: only the group that was cut short is done twice."""
-    overrides = small(settings) | {"samples_per_iteration": 3, "inner.slots": 1}  # groups of two adapters
+    overrides = small(settings) | {"samples_per_iteration": 3, "inner.batch": 2}
     with counted_work() as at_once:
         whole = carry_out(overrides, tmp_path / "whole")
     trials = [n for n, row in enumerate(whole, 1) if row.kind == "trial" and ".i0." in row.key]

@@ -39,6 +39,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"domains", "data", "arc", "grading", "self_edit", "self_edit_check", "constrained"}),
     frozenset({"models"}),
     frozenset({"inner"}),
+    frozenset({"batches"}),
+    frozenset({"workers", "pool", "engine"}),
     frozenset({"reward"}),
     frozenset({"restem", "evaluator", "estep", "controls", "evaluation", "graded", "setup"}),
     frozenset({"framework"}),

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 
 from inner_contract import RECIPE, InnerLoopContract, fact, job, same_outcome
-from seal.errors import AdaptError, GenerationError
+from seal.errors import GenerationError
 from seal.graded import Graded
 from seal.grading import Grader, LexicalGrader
-from seal.inner.helpers import HelperLoop, SharedInnerLoop, deal, default_workers
 from seal.inner.loop import LocalGenerator, LocalInnerLoop, prompt_ids, stop_ids
 from seal.inner.protocol import Generator, InnerLoop
 from seal.inner.runtime import Runtime
@@ -44,6 +43,8 @@ class TestLocalInnerLoop(InnerLoopContract):
 
 
 class TestRemoteInnerLoop(InnerLoopContract):
+    asks_twice = False
+
     @contextmanager
     def open_loop(self, grader: Grader, folder: Path) -> Iterator[InnerLoop]:
         loaded = fresh()
@@ -71,64 +72,6 @@ def test_jobs_are_taken_when_there_is_room_and_outcomes_come_early() -> None:
     next(outcomes)
     assert len(taken) <= 4
     assert len(list(outcomes)) == 11
-
-
-def in_a_helper(slots: int = 2) -> HelperLoop:
-    return HelperLoop(LocalInnerLoop(fresh(), slots=slots), 1, 1)
-
-
-@pytest.mark.parametrize("helper", [False, True])
-def test_jobs_join_while_others_train_and_nobody_waits_for_company(helper: bool) -> None:
-    """A client that waits for its outcome before it asks again keeps its slot, and the long job goes on."""
-    short, long = replace(RECIPE, epochs=2), replace(RECIPE, epochs=40)
-    asked = ["first"]
-    told: list[str] = []
-
-    def source() -> Iterator[AdaptJob | None]:
-        yield job("long", 9, long)
-        while "third" not in told:
-            yield job(asked.pop(), len(told), short) if asked else None
-
-    loop = in_a_helper() if helper else LocalInnerLoop(fresh(), slots=2)
-    outcomes = {}
-    for outcome in loop.run(source()):
-        outcomes[outcome.job_id] = outcome
-        told.append(outcome.job_id)
-        if len(told) < 3:
-            asked.append(("second", "third")[len(told) - 1])
-    assert told == ["first", "second", "third", "long"]
-    alone = LocalInnerLoop(fresh())
-    for i, name in enumerate(("first", "second", "third")):
-        same_outcome(*alone.run([job(name, i, short)]), outcomes[name])
-    same_outcome(*alone.run([job("long", 9, long)]), outcomes["long"])
-    assert list(loop.run([None, job("never asked for")])) == []
-    if isinstance(loop, HelperLoop):
-        loop.close()
-
-
-def test_a_helper_that_dies_is_started_again() -> None:
-    loop = in_a_helper()
-    (whole,) = loop.run([job("a")])
-    assert loop._helper is not None
-    loop._helper.process.kill()
-    loop._helper.process.wait(10)
-    (again,) = loop.run([job("a")])
-    same_outcome(again, whole)
-
-    def killing() -> Iterator[AdaptJob | None]:
-        yield job("long", recipe=replace(RECIPE, epochs=500))
-        assert loop._helper is not None
-        loop._helper.process.kill()
-        while True:
-            yield None
-
-    with pytest.raises(AdaptError, match="a helper process of the inner loop was ended by signal 9"):
-        list(loop.run(killing()))
-    (again,) = loop.run([job("a")])
-    same_outcome(again, whole)
-    process = loop._helper.process
-    loop.close()
-    assert process.returncode is not None
 
 
 def test_baselines_share_the_prefill_of_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,81 +217,3 @@ def test_more_prompts_than_rows_are_scored_in_groups(tiny: Callable[..., LoadedM
         found = scorer.score([p for p, _ in ids], [c for _, c in ids])
         assert found == pytest.approx(generator.score(*zip(*asked, strict=True)), rel=1e-4)  # type: ignore[arg-type]
     assert scorer.score([], []) == []
-
-
-class TestSharedInnerLoop(InnerLoopContract):
-    """In this process and one helper, which serves all these tests."""
-
-    helpers: ClassVar[list[Any]] = []
-
-    @contextmanager
-    def open_loop(self, grader: Grader, folder: Path) -> Iterator[InnerLoop]:
-        loop = SharedInnerLoop(LocalInnerLoop(fresh(), slots=3, token_budget=64), 2)
-        loop._helpers = self.helpers
-        yield Graded(loop, grader)
-        type(self).helpers = loop._helpers
-
-    @classmethod
-    def teardown_class(cls) -> None:
-        for helper in cls.helpers:
-            helper.end()
-            assert helper.process.returncode is not None
-
-
-def shared(workers: int = 2) -> SharedInnerLoop:
-    return SharedInnerLoop(LocalInnerLoop(fresh(), slots=2), workers)
-
-
-def test_jobs_are_dealt_evenly_and_always_the_same_way() -> None:
-    jobs = [job(f"n{i}", i, replace(RECIPE, epochs=1 + i % 5), n_rows=1 + i % 3) for i in range(17)]
-    hands = deal(jobs, 3)
-    assert hands == deal(jobs, 3)
-    assert sorted(j.id for hand in hands for j in hand) == sorted(j.id for j in jobs)
-    assert all([jobs.index(j) for j in hand] == sorted(jobs.index(j) for j in hand) for hand in hands)
-    work = [sum(j.training.epochs * sum(len(r.ids) for r in j.sequences) for j in hand) for hand in hands]
-    assert max(work) < 1.1 * min(work)
-    assert [len(hand) for hand in deal(jobs[:2], 3)] == [1, 1, 0]
-
-
-def test_a_helper_that_dies_ends_the_run_and_the_next_one_starts_another() -> None:
-    loop = shared()
-    jobs = [job(f"n{i}", i) for i in range(4)]
-    assert len(list(loop.run(jobs))) == 4
-    (helper,) = loop._helpers
-    helper.process.kill()
-    helper.process.wait(10)
-    with pytest.raises(AdaptError, match="helper process of the inner loop was ended by signal 9"):
-        list(loop.run(jobs))
-    assert len(list(loop.run(jobs))) == 4
-    (second,) = loop._helpers
-    loop.close()
-    assert second.process.returncode is not None
-
-
-def test_an_abandoned_run_leaves_nothing_for_the_next() -> None:
-    loop = shared()
-    jobs = [job(f"n{i}", i) for i in range(6)]
-    first = next(iter(loop.run(jobs)))
-    assert loop._helpers == []
-    again = {o.job_id: o for o in loop.run(jobs)}
-    assert set(again) == {j.id for j in jobs}
-    same_outcome(again[first.job_id], first)
-    loop.close()
-
-
-def test_a_helper_refuses_another_model(tmp_path: Path) -> None:
-    local = LocalInnerLoop(replace(fresh(), version="another"), slots=2)
-    loop = SharedInnerLoop(local, 2)
-    with pytest.raises(AdaptError, match="holds another model now"):
-        list(loop.run([job("a"), job("b")]))
-    assert loop._helpers == []
-
-
-def test_one_job_starts_no_helper() -> None:
-    loop = shared()
-    assert [o.job_id for o in loop.run([job("a")])] == ["a"]
-    assert loop._helpers == []
-
-
-def test_helpers_are_for_models_that_are_worth_it() -> None:
-    assert default_workers(fresh()) == 1

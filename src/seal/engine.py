@@ -1,0 +1,99 @@
+"""The one place where engines are built: how many workers and slots, how many threads each, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from seal.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from seal.inner.protocol import InnerLoop
+    from seal.models.load import LoadedModel
+    from seal.workers.process import WorkerModel
+
+#: Models with fewer weights are through before another process has started.
+_WORTH_WEIGHTS = 20_000_000
+#: Memory that a worker needs, in models: reordered weights, adapters, activations. The first process, which
+#: also writes self-edits and holds the M-step, needs three times as much.
+_MEMORY_FACTOR = 5
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What the user wants of an engine; None: decided here, by model and machine."""
+
+    workers: int | None = None
+    """Processes that share the work."""
+    slots: int | None = None
+    """Adapters trained at once by each of them."""
+    token_budget: int | None = None
+    """Tokens of one forward and backward pass."""
+
+
+def default_batch(device: torch.device) -> int:
+    """Jobs of one batch: enough of them for every core of a CPU to have one, enough in one for a GPU."""
+    return 4 if device.type == "cpu" else 64
+
+
+def default_workers(loaded: LoadedModel) -> int:
+    """Processes that share the work: one per core or GPU, as memory allows; one for a tiny model."""
+    import psutil
+    import torch
+
+    model = loaded.model
+    if model.device.type == "cuda":
+        return torch.cuda.device_count()
+    weights = sum(p.numel() for p in model.parameters())
+    if model.device.type != "cpu" or weights < _WORTH_WEIGHTS:
+        return 1
+    need = _MEMORY_FACTOR * weights * model.dtype.itemsize
+    return max(1, min(torch.get_num_threads(), int(psutil.virtual_memory().total // need) - 3))
+
+
+def inner_loop(loaded: LoadedModel, settings: EngineSettings, batch: int | None) -> InnerLoop:
+    """The engine for `loaded`: this process, or a pool of worker processes that share the cores or GPUs.
+
+    Args:
+        loaded: the policy; its weights must not change while the engine is open.
+        settings: what the user wants.
+        batch: jobs of a batch of fixed make-up; None: jobs join what is being trained (a server's queue).
+    """
+    import torch
+
+    from seal.inner.loop import LocalInnerLoop, default_slots, default_token_budget
+    from seal.pool import Pool
+    from seal.workers.inprocess import InProcessWorker
+    from seal.workers.process import ProcessWorker, WorkerSetup
+
+    device = loaded.model.device
+    slots = settings.slots or default_slots(device)
+    budget = settings.token_budget or default_token_budget(device)
+    n = settings.workers or default_workers(loaded)
+    if n == 1:
+        local = LocalInnerLoop(loaded, slots=slots, token_budget=budget)
+        return local if batch is None else Pool([InProcessWorker(local)], batch)
+    threads = max(1, torch.get_num_threads() // n)
+    setups = [WorkerSetup(model, threads, slots, budget) for model in _models(loaded, n)]
+    return Pool([ProcessWorker(setup) for setup in setups], batch)
+
+
+def _models(loaded: LoadedModel, n: int) -> list[WorkerModel]:
+    """The model for `n` worker processes: the same memory on a CPU, a GPU each otherwise."""
+    import torch
+
+    from seal.workers.process import WorkerModel
+    from seal.workers.sharing import shared
+
+    device = loaded.model.device
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{n} workers cannot share {device.type}", "set inner.workers: 1")
+    gpus = max(1, torch.cuda.device_count())
+    places = [
+        f"cuda:{((device.index or 0) + i) % gpus}" if device.type == "cuda" else "cpu" for i in range(n)
+    ]
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    handed = shared(loaded)
+    return [WorkerModel(loaded.source, loaded.version, place, dtype, handed) for place in places]

@@ -1,0 +1,1 @@
+"""Where a pool's batches are run: this process, another process, a TTT server."""

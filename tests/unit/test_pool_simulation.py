@@ -1,0 +1,313 @@
+"""The pool under ten thousand schedules of trouble: each worker is a seeded script on a clock that jumps.
+
+Scripts have slow starts, deaths before and inside a batch, messages that are lost or come twice, jobs that
+kill whoever runs them, and workers that join and leave. Whatever happens, every job has exactly one outcome,
+and no more is done again than what was under way when something went wrong.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from seal.batches import Batch, cut
+from seal.errors import AdaptError
+from seal.pool import Pool
+from seal.records import AdaptJob, AdaptOutcome, TrainingConfig, TrainingSequence
+from seal.workers.protocol import Began, Died, Done, Event, Outcome
+
+TRAINING = TrainingConfig(epochs=1)
+
+
+def jobs_of(n: int) -> list[AdaptJob]:
+    return [AdaptJob(f"j{i}", (TrainingSequence((0,) * (1 + i * 7 % 5)),), TRAINING, (), i) for i in range(n)]
+
+
+@dataclass
+class World:
+    """The clock, the dice, and what really happened."""
+
+    dice: random.Random
+    poison: frozenset[str] = frozenset()
+    now: float = 0.0
+    deaths_left: int = 3
+    losses_left: int = 3
+    computed: Counter[str] = field(default_factory=Counter)
+    """How often each job was worked on to its end."""
+    allowed: Counter[str] = field(default_factory=Counter)
+    """How often it was under way when something went wrong,"""
+    harmed_alone: Counter[str] = field(default_factory=Counter)
+    """and how often that was inside a batch of its own."""
+    plans: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    workers: list[ScriptedWorker] = field(default_factory=list)
+
+    def chance(self, share: float) -> bool:
+        return self.dice.random() < share
+
+    def pause(self, seconds: float) -> None:
+        """To the next moment at which anything happens."""
+        times = [w.next_time for w in self.workers] + [at for at, _ in self.plans]
+        later = [t for t in times if t > self.now]
+        assert later, "everybody waits for nothing"
+        self.now = min(later)
+        due, self.plans = (
+            [p for p in self.plans if p[0] <= self.now],
+            [p for p in self.plans if p[0] > self.now],
+        )
+        for _, act in due:
+            act()
+
+
+class ScriptedWorker:
+    """A worker whose every step is a throw of the world's dice."""
+
+    def __init__(self, world: World, slots: int) -> None:
+        self.world, self.slots = world, slots
+        self._up_at: float | None = None
+        self._said = False
+        self._script: list[tuple[float, Event | str]] = []
+        self.held: dict[int, Batch] = {}
+        self._begun: set[int] = set()
+        world.workers.append(self)
+
+    @property
+    def next_time(self) -> float:
+        coming = [at for at, _ in self._script]
+        if self._up_at is not None:
+            coming.append(self._up_at)
+        return min((t for t in coming if t > self.world.now), default=float("inf"))
+
+    @property
+    def ready(self) -> bool:
+        return self._up_at is not None and self._up_at <= self.world.now
+
+    def start(self) -> None:
+        if self._up_at is None:
+            self._up_at = self.world.now + self.world.dice.choice([0.0, 0.5, 20.0])
+
+    def send(self, batch: Batch) -> None:
+        assert self.ready
+        assert len(self.held) < (1 if batch.alone else self.slots)
+        world, dice = self.world, self.world.dice
+        self.held[batch.number] = batch
+        at = world.now + dice.random()
+        if world.deaths_left and world.chance(0.05):
+            world.deaths_left -= 1
+            self._script.append((at, Died("struck by lightning")))
+            return
+        self._script.append((at, f"began {batch.number}"))
+        self._say(at, Began(batch.number), may_be_lost=True)
+        dies_at = len(batch.jobs)
+        if world.deaths_left and world.chance(0.1):
+            world.deaths_left -= 1
+            dies_at = dice.randrange(len(batch.jobs) + 1)
+        for i, job in enumerate(batch.jobs):
+            at += dice.random() * 3
+            if i == dies_at or job.id in world.poison:
+                self._script.append((at, Died("killed by a job")))
+                return
+            self._script.append((at, job.id))
+            self._say(at, Outcome(batch.number, AdaptOutcome(job.id)), may_be_lost=True)
+        self._say(at, Done(batch.number))
+
+    def _say(self, at: float, event: Event, may_be_lost: bool = False) -> None:
+        world = self.world
+        if may_be_lost and world.losses_left and world.chance(0.03):
+            world.losses_left -= 1
+            if isinstance(event, Outcome):
+                self._begun.add(event.batch)
+                self._harm(self.held[event.batch])
+            return
+        self._script.append((at, event))
+        if world.chance(0.05):
+            self._script.append((at + world.dice.random() * 5, event))
+
+    def poll(self) -> list[Event]:
+        due = sorted((x for x in self._script if x[0] <= self.world.now), key=lambda x: x[0])
+        self._script = [x for x in self._script if x[0] > self.world.now]
+        events: list[Event] = []
+        for _, event in due:
+            if isinstance(event, str) and event.startswith("began "):
+                self._begun.add(int(event.removeprefix("began ")))
+                continue
+            if isinstance(event, str):
+                self.world.computed[event] += 1
+                continue
+            events.append(event)
+            if isinstance(event, Done):
+                self.held.pop(event.batch, None)
+            if isinstance(event, Died):
+                self._fall()
+                break
+        return events
+
+    def _fall(self) -> None:
+        for batch in self.held.values():
+            self._harm(batch)
+        self._script, self.held, self._up_at = [], {}, None
+
+    def _harm(self, batch: Batch) -> None:
+        self.world.allowed.update(job.id for job in batch.jobs)
+        if len(batch.jobs) == 1 and batch.number in self._begun:
+            self.world.harmed_alone[batch.jobs[0].id] += 1
+
+    close = _fall
+
+
+def play(seed: int) -> None:
+    dice = random.Random(seed)
+    jobs = jobs_of(dice.randrange(1, 14))
+    poison = frozenset({dice.choice(jobs).id} if dice.random() < 0.3 else ())
+    world = World(dice, poison)
+    size = dice.choice([1, 2, 3, 4, 4, None])
+    workers = [ScriptedWorker(world, dice.randrange(1, 4)) for _ in range(dice.randrange(1, 5))]
+    pool = Pool(workers, size, world.pause)
+
+    def leave(worker: ScriptedWorker) -> None:
+        pool.workers.remove(worker)
+        worker.close()
+
+    for worker in workers[1:]:
+        if world.chance(0.2):
+            world.plans.append((dice.random() * 20, lambda worker=worker: leave(worker)))  # type: ignore[misc]
+    for _ in range(dice.choice([0, 0, 1, 2])):
+        new = ScriptedWorker(world, dice.randrange(1, 4))
+        world.plans.append((dice.random() * 20, lambda new=new: pool.workers.append(new)))  # type: ignore[misc]
+
+    got: list[AdaptOutcome] = []
+
+    def source() -> Iterator[AdaptJob | None]:
+        for n, job in enumerate(jobs):
+            while size is None and n > len(got) and world.chance(0.3):
+                yield None
+            yield job
+
+    for outcome in pool.run(source()):
+        got.append(outcome)  # noqa: PERF402 - the source looks at it meanwhile
+    assert sorted(o.job_id for o in got) == sorted(job.id for job in jobs), seed
+    for outcome in got:
+        aside = outcome.error is not None
+        assert aside or outcome.job_id not in poison, seed
+        assert not aside or outcome.job_id in poison or world.harmed_alone[outcome.job_id] >= 2, seed
+    for name, times in world.computed.items():
+        assert times <= 1 + world.allowed[name], (seed, name)
+    assert not any(worker.held for worker in pool.workers) or size is not None, seed
+
+
+@pytest.mark.parametrize("thousand", range(10))
+def test_a_thousand_schedules(thousand: int) -> None:
+    for seed in range(1000 * thousand, 1000 * thousand + 1000):
+        play(seed)
+
+
+class Obedient:
+    """A worker that does what it is sent at once, and tells the test what that was."""
+
+    slots = 2
+
+    def __init__(self, log: list[tuple[str, ...]], name: str = "", dies: bool = False) -> None:
+        self.log, self.name, self.dies, self.ready = log, name, dies, True
+        self._events: list[Event] = []
+
+    def start(self) -> None:
+        self.ready = True
+
+    def send(self, batch: Batch) -> None:
+        self.log.append(tuple(job.id for job in batch.jobs))
+        self._events.append(Began(batch.number))
+        if self.dies:
+            self._events.append(Died("out of memory"))
+            return
+        self._events += [Outcome(batch.number, AdaptOutcome(job.id)) for job in batch.jobs]
+        self._events.append(Done(batch.number))
+
+    def poll(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        self._events = []
+
+
+def pool_of(*workers: Obedient, batch: int | None = 3) -> Pool:
+    return Pool(workers, batch, pause=lambda _: None)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_the_make_up_of_batches_does_not_depend_on_the_workers(n: int) -> None:
+    log: list[tuple[str, ...]] = []
+    jobs = jobs_of(11)
+    assert len(list(pool_of(*(Obedient(log) for _ in range(n))).run(jobs))) == 11
+    assert sorted(log) == sorted(tuple(job.id for job in batch) for batch in cut(jobs, 3))
+
+
+def test_what_is_left_of_a_run_is_cut_as_the_whole_was() -> None:
+    jobs = jobs_of(11)
+    whole = cut(jobs, 3)
+    left = [job for batch in (*whole[:1], *whole[2:]) for job in batch]
+    assert cut(left, 3) == [*whole[:1], *whole[2:]]
+
+
+def test_the_dearest_batch_goes_first() -> None:
+    log: list[tuple[str, ...]] = []
+    small, large = jobs_of(2)
+    large = AdaptJob("large", large.sequences, TrainingConfig(epochs=100), (), 0)
+    list(pool_of(Obedient(log), batch=1).run([small, large]))
+    assert log == [("large",), ("j0",)]
+
+
+def test_single_jobs_are_taken_first_come_first_served_and_as_many_as_there_is_room_for() -> None:
+    log: list[tuple[str, ...]] = []
+    taken: list[str] = []
+
+    def source() -> Iterator[AdaptJob]:
+        for job in jobs_of(6):
+            taken.append(job.id)
+            yield job
+
+    outcomes = pool_of(Obedient(log), batch=None).run(source())
+    next(outcomes)
+    assert taken == ["j0", "j1"]
+    assert [o.job_id for o in outcomes] == [f"j{i}" for i in range(1, 6)]
+    assert log == [(f"j{i}",) for i in range(6)]
+
+
+def test_workers_that_end_as_fast_as_they_start_end_the_run() -> None:
+    log: list[tuple[str, ...]] = []
+    with pytest.raises(AdaptError, match="workers of the inner loop ended, one after the other: out of mem"):
+        list(pool_of(Obedient(log, dies=True), Obedient(log, dies=True)).run(jobs_of(9)))
+
+
+def test_a_worker_that_cannot_come_up_leaves_its_share_to_the_others() -> None:
+    log: list[tuple[str, ...]] = []
+
+    class Broken(Obedient):
+        def start(self) -> None:
+            self._events = [Died("no such model", for_good=True)]
+
+    broken = Broken(log)
+    broken.ready = False
+    assert len(list(pool_of(broken, Obedient(log)).run(jobs_of(7)))) == 7
+    with pytest.raises(AdaptError, match="no worker of the inner loop can work: no such model"):
+        list(pool_of(broken).run(jobs_of(7)))
+
+
+def test_an_abandoned_run_closes_who_is_at_work() -> None:
+    closed: list[str] = []
+
+    class Slow(Obedient):
+        def poll(self) -> list[Event]:
+            events, self._events = self._events[:2], self._events[2:]
+            return events
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    run = pool_of(Slow([], "busy"), Obedient([], "idle"), batch=4).run(jobs_of(8))
+    assert next(run).job_id
+    run.close()
+    assert closed == ["busy"]
