@@ -23,7 +23,7 @@ from seal.arc.sources import domain_options
 from seal.arc.synthetic import synthetic_tasks
 from seal.config import load_config
 from seal.domains.few_shot import FewShotLearning
-from seal.inner.helpers import SharedInnerLoop
+from seal.engine import EngineSettings, inner_loop
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.models.load import load_model
 from seal.records import AdaptJob, Task
@@ -47,8 +47,8 @@ def adapt_contenders(
     peft = TunedPeft(own, recipe, low_precision=True)
 
     workers = torch.get_num_threads()
-    shared = SharedInnerLoop(LocalInnerLoop(loaded, slots=-(-len(jobs) // workers)), workers)
-    for _ in shared.run([replace(job, rows=job.sequences[:1]) for job in jobs]):
+    shared = inner_loop(loaded, EngineSettings(workers), -(-len(jobs) // workers))
+    for _ in shared.run([replace(job, sequences=job.sequences[:1]) for job in jobs]):
         pass  # the helpers are up
 
     def batched() -> float:

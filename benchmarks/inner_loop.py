@@ -30,12 +30,12 @@ from benchmarks.peers import (
 from benchmarks.profile import profile_rows
 from benchmarks.report import write_report
 from benchmarks.workload import SAMPLING, Workload, load_workload
+from seal.engine import EngineSettings, default_batch, inner_loop
 from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.adapt import train
 from seal.inner.adapter import Adapter
 from seal.inner.decode import Decoder, Request
-from seal.inner.helpers import SharedInnerLoop
 from seal.inner.loop import LocalInnerLoop, stop_ids
 from seal.inner.runtime import Runtime
 from seal.models.load import LoadedModel, load_model
@@ -100,7 +100,7 @@ class Bench:
         self.runtime = Runtime.of(self.ours.model)
         self.loop = LocalInnerLoop(self.ours)
         workers = settings.threads if self.device.type == "cpu" else 1
-        self.pool = SharedInnerLoop(self.loop, workers) if workers > 1 else self.loop
+        self.pool = inner_loop(self.ours, EngineSettings(workers), default_batch(self.device))
         self.shared = Graded(self.pool, LexicalGrader())
         self.workload: Workload = load_workload(self.ours.tokenizer)
         self.training = self.workload.jobs[0].training
@@ -221,9 +221,8 @@ class Bench:
         return [_against(what, "transformers generate", "tokens/s", rates["ours"], rates["generate"], 2.0)]
 
     def close(self) -> None:
-        """End the helper processes."""
-        if isinstance(self.pool, SharedInnerLoop):
-            self.shared.close()
+        """End the worker processes."""
+        self.shared.close()
 
     def _decoder(self) -> Decoder:
         """A decoder that never stops early, so that all contenders write the same number of tokens."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seal.inner.protocol import FollowUp
+from seal.inner.schedule import sequences_per_step, total_steps
 from seal.records import AdaptJob
 
 
@@ -31,5 +32,8 @@ def cut(jobs: Sequence[AdaptJob], size: int) -> list[tuple[AdaptJob, ...]]:
 
 def cost(job: AdaptJob) -> float:
     """Tokens to train on and to write; reading a prompt is a tenth of the work per token."""
-    training = job.training.epochs * sum(len(sequence.ids) for sequence in job.sequences)
+    n, training = len(job.sequences), 0.0
+    if n:
+        share = min(1.0, sequences_per_step(job.training) / n)  # of the sequences that one step reads
+        training = total_steps(n, job.training) * share * sum(len(s.ids) for s in job.sequences)
     return 1 + training + sum(p.sampling.max_new_tokens + 0.1 * len(p.ids) for p in job.eval_prompts)

@@ -17,16 +17,18 @@ import zmq
 
 import ttt_in_process
 from seal.domains.knowledge import KnowledgeIncorporation
+from seal.engine import EngineSettings, inner_loop
 from seal.graded import Graded
 from seal.grading import LexicalGrader
-from seal.inner.helpers import HelperLoop
 from seal.inner.loop import LocalInnerLoop
+from seal.pool import Pool
 from seal.records import AdaptJob, Question, Task, TrainingConfig, TrainingSequence
 from seal.serve import messages as m
 from seal.serve.client import Link, RemoteInnerLoop, TTTClient, remote_policy
 from seal.serve.requests import Requests
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings
+from seal.workers.process import ProcessWorker
 
 REPLY = {
     "baseline_accuracy",
@@ -76,27 +78,28 @@ def address(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     assert not thread.is_alive()
 
 
-def test_engines_share_the_queue_and_one_that_dies_costs_nobody_a_reply(tiny: Any) -> None:
+def test_workers_share_the_queue_and_one_that_dies_costs_nobody_a_reply(tiny: Any) -> None:
     loaded = tiny()
-    engine = LocalInnerLoop(loaded, slots=2)
-    helper = HelperLoop(engine, 1, 1)
-    loops = [Graded(loop, LexicalGrader()) for loop in (engine, helper)]
-    server = TTTServer(loops[0], Requests(loaded), ServerSettings(port=0), helpers=loops[1:])
+    pool = inner_loop(loaded, EngineSettings(workers=2, slots=2), None)
+    assert isinstance(pool, Pool)
+    server = TTTServer(Graded(pool, LexicalGrader()), Requests(loaded), ServerSettings(port=0))
     ready: queue.SimpleQueue[str] = queue.SimpleQueue()
     thread = threading.Thread(target=server.run, args=(ready.put,), daemon=True)
     thread.start()
     client = TTTClient(Link(ready.get(timeout=20), silence_s=120))
     asked = [{**request(n), "seed": n} for n in range(24)]
-    with ThreadPoolExecutor(6) as pool:
-        replies = list(pool.map(client.ask, asked[:12]))
-        assert helper._helper is not None
-        helper._helper.process.kill()
-        replies += pool.map(client.ask, asked[12:])
+    with ThreadPoolExecutor(6) as threads:
+        replies = list(threads.map(client.ask, asked[:12]))
+        (worker, _) = pool.workers
+        assert isinstance(worker, ProcessWorker)
+        assert worker.process is not None
+        worker.process.kill()
+        replies += threads.map(client.ask, asked[12:])
     assert replies == ttt_in_process.replies(tiny(), asked)
     server.stop()
     thread.join(30)
     assert not thread.is_alive()
-    helper.close()
+    pool.close()
 
 
 def test_a_plain_client_gets_through_twenty_requests(address: str) -> None:

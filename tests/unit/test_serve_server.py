@@ -6,7 +6,6 @@ The engine here is a small `InnerLoop` that the tests can hold and release; the 
 
 from __future__ import annotations
 
-import itertools
 import json
 import queue
 import socket
@@ -22,6 +21,7 @@ import pytest
 import zmq
 
 from seal.errors import ConfigError, ServeError
+from seal.inner.protocol import FollowUp
 from seal.records import (
     AdaptJob,
     AdaptOutcome,
@@ -35,13 +35,13 @@ from seal.records import (
     Verdict,
 )
 from seal.serve.client import Link, RemoteInnerLoop, TTTClient
+from seal.serve.engine_thread import EngineThread
 from seal.serve.messages import Limits
 from seal.serve.requests import Requests
 from seal.serve.security import is_loopback, make_keys, read_allowed, read_keys, read_public
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings
 from seal.serve.store import Store
-from seal.serve.worker import Worker
 
 QUESTION = {"title": "T", "context": "C", "question": "Q?", "answer": "A"}
 REQUEST = {"train_sequences": ["some text"], "eval_questions": [QUESTION]}
@@ -56,10 +56,20 @@ class HeldLoop:
         self.seen: list[list[AdaptJob]] = []
         self.poison = ""
 
-    def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
+    slots = 4
+
+    def close(self) -> None:
+        self.gate.set()
+
+    def run(
+        self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
+    ) -> Iterator[AdaptOutcome]:
         taken: list[AdaptJob] = []
         self.seen.append(taken)
-        taken.extend(itertools.takewhile(lambda job: job is not None, jobs))
+        for job in jobs:
+            if job is None:
+                break
+            taken.append(job)
         assert self.gate.wait(20)
         for job in taken:
             if self.poison and any(
@@ -263,7 +273,9 @@ def test_a_job_that_fells_the_engine_fails_alone(tiny: Any) -> None:
 
 def test_a_graders_outage_is_an_error_and_never_a_wrong_answer(tiny: Any) -> None:
     class Ungraded(HeldLoop):
-        def run(self, jobs: Iterable[AdaptJob]) -> Iterator[AdaptOutcome]:
+        def run(
+            self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
+        ) -> Iterator[AdaptOutcome]:
             for outcome in super().run(jobs):
                 failed = replace(outcome.adapted[0], verdict=Verdict.ERROR, note="the judge is away")
                 yield replace(outcome, adapted=(failed,))
@@ -466,19 +478,18 @@ def test_a_waiting_client_is_told_now_and_then(
 
 def test_a_pass_waits_for_jobs_that_are_about_to_come() -> None:
     inner, outcomes = HeldLoop(), queue.SimpleQueue[AdaptOutcome]()
-    jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
     asked: list[bool] = []
 
     def coming() -> bool:
         asked.append(len(asked) < 2)
         if len(asked) == 2:
-            jobs.put(AdaptJob("second", (), TrainingConfig(), (), 0))
+            thread.put(AdaptJob("second", (), TrainingConfig(), (), 0))
         return asked[-1]
 
-    worker = Worker(jobs, inner, lambda job_id: True, lambda job_id: None, outcomes.put, coming)
-    jobs.put(AdaptJob("first", (), TrainingConfig(), (), 0))
-    worker.start()
+    thread = EngineThread(inner, lambda job_id: True, lambda job_id: None, outcomes.put, coming)
+    thread.put(AdaptJob("first", (), TrainingConfig(), (), 0))
+    thread.start()
     assert [outcomes.get(timeout=20).job_id for _ in range(2)] == ["first", "second"]
-    worker.stop()
+    thread.stop()
     assert [[job.id for job in taken] for taken in inner.seen] == [["first", "second"]]
     assert asked == [True, True, False]

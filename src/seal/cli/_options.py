@@ -133,6 +133,15 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How adapters are trained and asked on this machine."""
+
+    workers: Annotated[
+        int | None, Option(min=1, help="Processes that share the work; default: one a core or GPU, as fits.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class Grading:
     """Who grades answers."""
 

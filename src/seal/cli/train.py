@@ -19,6 +19,9 @@ def train(
     device: Annotated[str | None, Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
     log_level: Annotated[str | None, Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
     seed: Annotated[int | None, Option(help="Seed of the run.")] = None,
+    workers: Annotated[
+        int | None, Option(min=1, help="Processes that train and answer; default: one a core or GPU.")
+    ] = None,
     changes: Annotated[
         list[str] | None, Option("--set", metavar="KEY=VALUE", help="Any setting, such as inner.epochs=3.")
     ] = None,
@@ -36,6 +39,7 @@ def train(
         "device": device,
         "log_level": log_level,
         "seed": seed,
+        "inner.workers": workers,
     }
     overrides = {name: value for name, value in flags.items() if value is not None}
     settings = load_config(config, preset, {**overrides, **parse_changes(changes or [])})

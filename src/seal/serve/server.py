@@ -13,7 +13,7 @@ import hmac
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import zmq
@@ -37,7 +37,6 @@ class TTTServer:
 
     Args:
         inner: the engine; used by one thread of the server only.
-        helpers: more engines of the same model, each used by a thread of its own.
         requests: turns text requests into jobs and outcomes into replies.
         settings: see `ServerSettings`.
         store: replies by key.
@@ -54,14 +53,13 @@ class TTTServer:
         settings: ServerSettings,
         store: Store | None = None,
         name: str = "",
-        helpers: Sequence[InnerLoop] = (),
     ) -> None:
         settings.check()
         self.settings, self.name = settings, name
         self.address = ""
         """Where it listens, once it does."""
         self.scheduler = Scheduler(
-            (inner, *helpers), requests, settings, Store() if store is None else store, self._answer
+            inner, requests, settings, Store() if store is None else store, self._answer
         )
         self._received = 0
         self._began = time.monotonic()
@@ -151,7 +149,7 @@ class TTTServer:
         elif message.cmd == "shutdown":
             self._shut_down(subscriber, message.token)
         elif message.cmd == "cancel" and message.target is not None:
-            state = self.scheduler.cancel(subscriber.user, message.target)
+            state = self.scheduler.pending.cancel(subscriber.user, message.target)
             body = {"target": message.target, "state": state}
             self._answer(subscriber, subscriber.message("cancelled", body))
         elif message.cmd == "ttt" and message.request is not None:

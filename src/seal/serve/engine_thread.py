@@ -17,11 +17,10 @@ log = logging.getLogger("seal.serve")
 _GATHER_S, _LONGEST_GATHER_S = 0.01, 0.5
 
 
-class Worker:
+class EngineThread:
     """Runs jobs until told to stop; every job that is put comes back as exactly one outcome, or is skipped.
 
     Args:
-        jobs: the queue, which several workers may share; `None` in it ends one of them.
         inner: the engine; only this thread calls it.
         wanted: asked just before a job starts; False drops it without an outcome.
         started: called when the engine takes a job.
@@ -32,7 +31,6 @@ class Worker:
 
     def __init__(
         self,
-        jobs: queue.SimpleQueue[AdaptJob | None],
         inner: InnerLoop,
         wanted: Callable[[str], bool],
         started: Callable[[str], None],
@@ -42,12 +40,16 @@ class Worker:
         self._thread = threading.Thread(target=self._serve, name="seal-engine", daemon=True)
         self._inner, self._wanted, self._started, self._finished = inner, wanted, started, finished
         self._coming = coming
-        self._jobs = jobs
+        self._jobs: queue.SimpleQueue[AdaptJob | None] = queue.SimpleQueue()
         self._stopping = False
 
     def start(self) -> None:
         """Begin to serve passes."""
         self._thread.start()
+
+    def put(self, job: AdaptJob) -> None:
+        """Queue a job, from any thread."""
+        self._jobs.put(job)
 
     def is_alive(self) -> bool:
         """Whether jobs are being served."""
