@@ -29,7 +29,8 @@ from benchmarks.measure import Spread
 from benchmarks.report import write_section
 from benchmarks.workload import passages
 from seal.self_edit import sequence_texts
-from seal.serve.client import Link, TTTClient
+from seal.serve.client import TTTClient
+from seal.serve.link import Link
 from seal.serve.messages import EvalQuestion, TTTRequest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal.errors import ConfigError
@@ -31,6 +32,10 @@ class EngineSettings:
     """Adapters trained at once by each of them."""
     token_budget: int | None = None
     """Tokens of one forward and backward pass."""
+    server: str | None = None
+    """A TTT server that trains instead of this machine: its address, or an endpoint file."""
+    server_keys: Path | None = None
+    """This client's key_secret file, for a server with CURVE keys."""
 
 
 def default_batch(device: torch.device) -> int:
@@ -54,13 +59,15 @@ def default_workers(loaded: LoadedModel) -> int:
 
 
 def inner_loop(loaded: LoadedModel, settings: EngineSettings, batch: int | None) -> InnerLoop:
-    """The engine for `loaded`: this process, or a pool of worker processes that share the cores or GPUs.
+    """The engine for `loaded`: this process, worker processes that share the cores or GPUs, or a server.
 
     Args:
         loaded: the policy; its weights must not change while the engine is open.
         settings: what the user wants.
         batch: jobs of a batch of fixed make-up; None: jobs join what is being trained (a server's queue).
     """
+    if settings.server is not None:
+        return _remote(loaded, settings.server, settings.server_keys)
     import torch
 
     from seal.inner.loop import LocalInnerLoop, default_slots, default_token_budget
@@ -78,6 +85,14 @@ def inner_loop(loaded: LoadedModel, settings: EngineSettings, batch: int | None)
     threads = max(1, torch.get_num_threads() // n)
     setups = [WorkerSetup(model, threads, slots, budget) for model in _models(loaded, n)]
     return Pool([ProcessWorker(setup) for setup in setups], batch)
+
+
+def _remote(loaded: LoadedModel, server: str, keys: Path | None) -> InnerLoop:
+    from seal.pool import Pool
+    from seal.serve.link import find
+    from seal.workers.remote import RemoteWorker
+
+    return Pool([RemoteWorker(find(server, keys), loaded.version)], None)
 
 
 def _models(loaded: LoadedModel, n: int) -> list[WorkerModel]:

@@ -145,6 +145,10 @@ class InnerConfig(Section):
     targets: tc.Targets = ("all",)
     workers: AutoOrNatural = "auto"
     """Processes that share the work; auto: one a core or GPU, as memory allows, and one for a tiny model."""
+    server: str | None = None
+    """TTT server that trains instead of this machine: tcp://host:port, or `seal serve`'s endpoint file."""
+    server_keys: str | None = None
+    """This client's key_secret file, for a server with CURVE keys."""
     slots: AutoOrNatural = "auto"
     """Adapters that one process trains at once; auto: what fits into the memory free as the run begins."""
     batch: AutoOrNatural = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.data.choice import VAL_SHARE, split_tasks
@@ -232,15 +233,17 @@ def engine_settings(config: SEALConfig, capacity: Capacity) -> EngineSettings:
     """What the settings say about the engine."""
     from seal.engine import EngineSettings
 
-    workers = None if config.inner.workers == "auto" else int(config.inner.workers)
-    return EngineSettings(workers, capacity.slots, capacity.token_budget)
+    inner = config.inner
+    workers = None if inner.workers == "auto" else int(inner.workers)
+    keys = Path(inner.server_keys) if inner.server_keys else None
+    return EngineSettings(workers, capacity.slots, capacity.token_budget, inner.server, keys)
 
 
 def _batch_size(config: SEALConfig, run: Run, policy: LoadedModel) -> int:
     """Adapters in a batch, decided when the run began: a resumed one, elsewhere too, has the same batches."""
     from seal.engine import default_batch
 
-    if policy.model is None:  # a server's passes are its own
+    if policy.model is None or config.inner.server is not None:  # a server's passes are its own
         return 1
     known = run.recall(BatchSize, "batch", "size")
     if known is None:

@@ -21,7 +21,8 @@ from seal.graded import Graded
 from seal.grading import LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import load_model
-from seal.serve.client import Link, TTTClient
+from seal.serve.client import TTTClient
+from seal.serve.link import Link
 from seal.serve.requests import Requests
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings

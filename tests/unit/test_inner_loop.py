@@ -24,7 +24,8 @@ from seal.inner.score import PrefixScorer
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper
 from seal.records import AdaptJob, Sampling
-from seal.serve.client import Link, RemoteInnerLoop
+from seal.serve.client import RemoteInnerLoop
+from seal.serve.link import Link
 from seal.serve.requests import Requests
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings

@@ -24,7 +24,8 @@ from seal.inner.loop import LocalInnerLoop
 from seal.pool import Pool
 from seal.records import AdaptJob, Question, Task, TrainingConfig, TrainingSequence
 from seal.serve import messages as m
-from seal.serve.client import Link, RemoteInnerLoop, TTTClient, remote_policy
+from seal.serve.client import RemoteInnerLoop, TTTClient, remote_policy
+from seal.serve.link import Link
 from seal.serve.requests import Requests
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings

@@ -34,8 +34,9 @@ from seal.records import (
     TrainingSequence,
     Verdict,
 )
-from seal.serve.client import Link, RemoteInnerLoop, TTTClient
+from seal.serve.client import RemoteInnerLoop, TTTClient
 from seal.serve.engine_thread import EngineThread
+from seal.serve.link import Link
 from seal.serve.messages import Limits
 from seal.serve.requests import Requests
 from seal.serve.security import is_loopback, make_keys, read_allowed, read_keys, read_public
@@ -463,7 +464,7 @@ def test_leaving_early_cancels_what_waits(tiny: Any) -> None:
 def test_a_waiting_client_is_told_now_and_then(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("seal.serve.client._TELL_S", 0.0)
+    monkeypatch.setattr("seal.serve.exchange._TELL_S", 0.0)
     with serving(tiny, heartbeat_s=0.02) as (address, inner, _), caplog.at_level("INFO", "seal.serve"):
         inner.gate.clear()
         outcomes: list[AdaptOutcome] = []

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from seal.estep import EStep
     from seal.models.load import LoadedModel
     from seal.run.folder import Run
-    from seal.serve.client import Link
+    from seal.serve.link import Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,43 +82,20 @@ class Backend:
             ConfigError: `server` is neither an address nor an endpoint file, or it wants keys.
             ServeError: it is not up after `wait` seconds.
         """
+        from seal.serve.client import TTTClient
+        from seal.serve.link import find
+
         until = time.monotonic() + wait
         while True:
+            left = max(0.0, until - time.monotonic())
             try:
-                return self._found(until)
+                link = find(self.server or "", self.keys, self.server_key, left)
+                TTTClient(replace(link, silence_s=max(1.0, min(5.0, left)))).command("health")
             except ServeError:
                 if time.monotonic() >= until:
                     raise
-
-    def _found(self, until: float) -> Link:
-        """The link to a server that answers now."""
-        from seal.serve.client import Link, TTTClient
-        from seal.serve.security import read_keys, read_public
-
-        server = self.server or ""
-        found = {"endpoint": server} if "://" in server else _endpoint(Path(server), until)
-        public = read_public(self.server_key) if self.server_key else str(found.get("server_key", ""))
-        if public and self.keys is None:
-            raise ConfigError("the server wants a client key", "give --keys FILE")
-        keys = read_keys(self.keys) if self.keys else None
-        patience = max(1.0, min(5.0, until - time.monotonic()))
-        TTTClient(Link(str(found["endpoint"]), patience, server_key=public, keys=keys)).command("health")
-        return Link(str(found["endpoint"]), server_key=public, keys=keys)
-
-
-def _endpoint(path: Path, until: float) -> dict[str, Any]:
-    """What `seal serve --endpoint-file` wrote, as soon as it is there."""
-    while not path.exists():
-        if time.monotonic() >= until:
-            raise ServeError(f"there is no {path}", "start a server with: seal serve --endpoint-file FILE")
-        time.sleep(0.2)
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        if isinstance(found, dict) and "endpoint" in found:
-            return found
-    except (OSError, ValueError):
-        pass
-    raise ConfigError(f"{path} is no endpoint file", "name the file of: seal serve --endpoint-file FILE")
+            else:
+                return link
 
 
 @contextmanager
