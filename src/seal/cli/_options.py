@@ -140,6 +140,10 @@ class EngineOptions:
         int | None, Option(min=1, help="Processes that share the work; default: one a core or GPU, as fits.")
     ] = None
 
+    def settings(self) -> dict[str, int]:
+        """The same as settings, for `seal.recipes.pipeline.settings`."""
+        return {} if self.workers is None else {"inner__workers": self.workers}
+
 
 @dataclass(frozen=True, slots=True)
 class Grading:

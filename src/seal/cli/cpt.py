@@ -33,6 +33,7 @@ def cpt(
     lr: Annotated[float | None, Option(help="Peak learning rate.")] = None,
     seed: _options.Seed = 0,
     grading: _options.Grading,
+    engine_options: _options.EngineOptions,
     device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
@@ -64,6 +65,7 @@ def cpt(
             out,
             **device_options.settings(),
             **grading.settings(),
+            **engine_options.settings(),
             **pipeline.inner_settings(training),
             data_config__split_newlines=split_newlines,
             tasks_per_iteration=len(articles),

@@ -26,6 +26,7 @@ def query(
     seed: _options.Seed = 0,
     shutdown_server: Annotated[bool, Option("--shutdown-server", help="End the server when done.")] = False,
     grading: _options.Grading,
+    engine_options: _options.EngineOptions,
     device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
@@ -46,6 +47,7 @@ def query(
             out,
             **device_options.settings(),
             **grading.settings(),
+            **engine_options.settings(),
             **pipeline.inner_settings(training),
             data_config__split_newlines=split_newlines,
             tasks_per_iteration=len(articles),

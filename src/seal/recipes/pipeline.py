@@ -26,7 +26,7 @@ from seal.training_config import TrainingConfig
 #: A passage of the data file, and the task that measures it.
 Pair = tuple[Article, Task]
 #: Settings that may differ when work is taken up again.
-_FREE = {"device", "log_level", "output_dir"}
+_FREE = {"device", "log_level", "output_dir", "inner.workers"}
 
 
 @dataclass(frozen=True, slots=True)
