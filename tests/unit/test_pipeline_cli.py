@@ -80,3 +80,18 @@ def test_accelerate_reads_the_zero_3_config() -> None:
     assert config.distributed_type == DistributedType.DEEPSPEED
     assert config.deepspeed_config["zero_stage"] == 3
     assert (config.mixed_precision, config.num_machines) == ("bf16", 1)
+
+
+def test_resume_goes_on_with_a_step_as_with_any_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    files = ["--data", data.name, "--out", "run.json", "--eval-times", "1"]
+    assert main(["query", *files, *SMALL, *TINY]) == 0
+    result, rows = Path("run.json").read_text(), Path("run.run/journal.jsonl").read_text()
+    Path("run.json").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["resume", str(data.parent / "run.run")]) == 0
+    assert (data.parent / "run.json").read_text() == result
+    assert (data.parent / "run.run/journal.jsonl").read_text() == rows, "nothing was measured again"

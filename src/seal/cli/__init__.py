@@ -17,6 +17,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -33,6 +34,14 @@ _THREADS = {"GOMP_SPINCOUNT": "10000"}
 _DEBUG = "--debug, with any command, shows the full traceback of an error."
 
 
+_command: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
+
+
+def command() -> tuple[str, ...]:
+    """The arguments that this command was given."""
+    return _command.get()
+
+
 class Interrupted(Exception):
     """Ctrl-C, with a line that says how to go on."""
 
@@ -45,6 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "seal") -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     _print_anywhere()
+    _command.set(tuple(arguments))
     try:
         return _dispatch(arguments, prog)
     except (KeyboardInterrupt, Interrupted) as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from seal.cli import _backend, _options
+from seal.cli import _backend, _options, command
 from seal.training_config import PAPER_INNER
 
 
@@ -62,7 +62,7 @@ def continual(
         loaded = device_options.load(model)
         grader = setup.grader(config, loaded)
         domain = setup.make_domain(config, grader)
-        with pipeline.open_run(config, pipeline.Step("continual", str(out))) as run:
+        with pipeline.open_run(config, pipeline.Step.here("continual", out, command())) as run:
             result = recipe.continual(
                 run, loaded, lambda now: setup.estep(config, run, domain, grader, now), chains, names, out
             )

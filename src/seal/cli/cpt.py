@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-from seal.cli import _backend, _options
+from seal.cli import _backend, _options, command
 from seal.errors import ConfigError
 from seal.training_config import TrainingConfig, checked
 
@@ -72,7 +72,9 @@ def cpt(
             seed=seed,
         )
         pairs = pipeline.pair_with_tasks(articles, config)
-        with pipeline.open_run(config, pipeline.Step(f"cpt{' --full' if full else ''}", str(out))) as run:
+        with pipeline.open_run(
+            config, pipeline.Step.here(f"cpt{' --full' if full else ''}", out, command())
+        ) as run:
             estep = backend.estep(run, policy)
             if save is None:
                 result = recipe.cpt(estep, pairs, out, passages_only=k == 0)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from seal.cli import _backend, _options
+from seal.cli import _backend, _options, command
 from seal.errors import ConfigError
 
 OPENAI = "https://api.openai.com/v1"
@@ -79,6 +79,6 @@ def make_data(
         generator = setup.make_generator(config, loaded)
         sampler = setup.edit_sampler(config, domain, generator, loaded.tokenizer if loaded else None)
         version = loaded.version if loaded else server_model
-        with pipeline.open_run(config, pipeline.Step("make-data", str(out))) as run:
+        with pipeline.open_run(config, pipeline.Step.here("make-data", out, command())) as run:
             print(run_make_data(run, sampler, version, out, start, n, batch))
     _backend.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from seal.cli import _backend, _options
+from seal.cli import _backend, _options, command
 from seal.errors import ConfigError
 from seal.training_config import PAPER_INNER
 
@@ -56,7 +56,7 @@ def query(
             seed=seed,
         )
         pairs = pipeline.pair_with_tasks(articles, config)
-        with pipeline.open_run(config, pipeline.Step("query", str(out))) as run:
+        with pipeline.open_run(config, pipeline.Step.here("query", out, command())) as run:
             estep = backend.estep(run, policy)
             result = run_query(estep, pairs, out, exp_name)
             estep.close()

@@ -18,7 +18,9 @@ from seal.config import load_config
 from seal.errors import DataError, RunError
 from seal.recipes.articles import Article
 from seal.records import Plan, SelfEdit, Task
+from seal.run.codec import decode
 from seal.run.folder import Run
+from seal.run.journal import Journal
 from seal.seeds import derive
 from seal.settings import SEALConfig
 from seal.training_config import TrainingConfig
@@ -38,6 +40,13 @@ class Step:
     """The result file."""
     command: tuple[str, ...] = ()
     """Arguments of `seal` that go on with it."""
+    place: str = ""
+    """Working directory of the command."""
+
+    @classmethod
+    def here(cls, name: str, out: Path, command: tuple[str, ...]) -> Step:
+        """A step that this process was asked for."""
+        return cls(name, str(out), command, str(Path.cwd()))
 
 
 def settings(model: str, dataset: str, out: Path, **changes: Any) -> SEALConfig:
@@ -99,6 +108,16 @@ def open_run(config: SEALConfig, step: Step) -> Run:
         raise
     run.record_once("step", "step", step)
     return run
+
+
+def step_of(folder: Path) -> Step | None:
+    """The step that a run folder belongs to; None: it is a run of `seal train`.
+
+    Raises:
+        RunError: it is no run folder.
+    """
+    rows = Journal.read(folder / "journal.jsonl")
+    return next((decode(Step, row.data) for row in rows if row.kind == "step"), None)
 
 
 def _check_same(run: Run, config: SEALConfig, step: Step) -> None:
