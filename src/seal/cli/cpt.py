@@ -72,9 +72,8 @@ def cpt(
             seed=seed,
         )
         pairs = pipeline.pair_with_tasks(articles, config)
-        with pipeline.open_run(
-            config, pipeline.Step.here(f"cpt{' --full' if full else ''}", out, command())
-        ) as run:
+        step = pipeline.Step.here("cpt --full" if full else "cpt", out, command())
+        with pipeline.open_run(config, step) as run:
             estep = backend.estep(run, policy)
             if save is None:
                 result = recipe.cpt(estep, pairs, out, passages_only=k == 0)

@@ -111,12 +111,13 @@ def open_run(config: SEALConfig, step: Step) -> Run:
 
 
 def step_of(folder: Path) -> Step | None:
-    """The step that a run folder belongs to; None: it is a run of `seal train`.
+    """The step that a run folder belongs to; None: it is a run of `seal train`, or no run at all.
 
     Raises:
-        RunError: it is no run folder.
+        RunError: its journal is corrupt.
     """
-    rows = Journal.read(folder / "journal.jsonl")
+    path = folder / "journal.jsonl"
+    rows = Journal.read(path) if path.is_file() else []
     return next((decode(Step, row.data) for row in rows if row.kind == "step"), None)
 
 
