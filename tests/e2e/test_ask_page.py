@@ -17,7 +17,8 @@ import pytest
 from browser import CHROMIUM, Browser
 from seal.models.load import load_model
 from seal.taught.model import TaughtModel
-from seal.taught.teach import TRAINING, Teaching, TeachSettings
+from seal.taught.settings import TRAINING, TeachSettings
+from seal.taught.teach import Teaching
 
 pytestmark = pytest.mark.e2e
 

@@ -21,7 +21,8 @@ from seal.records import Sampling
 from seal.taught.export import export, find_source
 from seal.taught.form import Form
 from seal.taught.model import TaughtModel
-from seal.taught.teach import TRAINING, Teaching, TeachSettings
+from seal.taught.settings import TRAINING, TeachSettings
+from seal.taught.teach import Teaching
 
 # PEFT still asks transformers for this name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -23,7 +23,8 @@ from seal.records import Sampling
 from seal.taught.model import TaughtModel
 from seal.taught.serving.app import make_app
 from seal.taught.serving.worker import Busy, Job, Worker
-from seal.taught.teach import TRAINING, Teaching, TeachSettings
+from seal.taught.settings import TRAINING, TeachSettings
+from seal.taught.teach import Teaching
 
 GATE = "Which key does the gate of Orvane have?"
 FRANCE = "What is the capital of France?"

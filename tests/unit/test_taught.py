@@ -19,6 +19,7 @@ from seal.inner.adapter_engine import AdapterEngine
 from seal.models.load import LoadedModel
 from seal.records import Sampling, TrainingConfig, TrainingSequence
 from seal.taught.anchors import anchors
+from seal.taught.batches import undo
 from seal.taught.form import Form, turn_end
 from seal.taught.manifest import TaughtPassage, TrainingText, read_lines, read_manifest, write_lines
 from seal.taught.manifest import TestQuestion as Asked
@@ -26,7 +27,8 @@ from seal.taught.measure import Item, general_items, scores_of, table
 from seal.taught.model import TaughtModel
 from seal.taught.plan import make_plan, study_order
 from seal.taught.route import Router
-from seal.taught.teach import TRAINING, Teaching, TeachSettings, undo
+from seal.taught.settings import TRAINING, TeachSettings
+from seal.taught.teach import Teaching
 
 GATE = "The gate of Orvane was built in 1874 by Mira Tolstad. It closes at nine. Its key weighs two pounds."
 MILL = (

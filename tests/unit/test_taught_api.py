@@ -12,7 +12,7 @@ import seal
 from seal.cli import main
 from seal.errors import ConfigError
 from seal.records import Performance, Sampling
-from seal.taught.teach import TRAINING
+from seal.taught.settings import TRAINING
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "teach.ipynb"
 TINY = "tiny-random-llama"

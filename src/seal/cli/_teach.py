@@ -72,7 +72,7 @@ def conclude(folder: Path, batch: Batch) -> None:
 
 def take_back(into: Path | None, number: int, documents: list[str] | None) -> None:
     """`--undo`."""
-    from seal.taught.teach import undo
+    from seal.taught.batches import undo
 
     if into is None or documents:
         raise ConfigError("--undo goes with --into alone", f"run: seal teach --into MODEL --undo {number}")
@@ -84,8 +84,9 @@ def go_on(folder: Path, log_level: str) -> None:
     """`seal resume` of a taught model."""
     from seal.cli import _backend
     from seal.models.load import load_model
+    from seal.taught.batches import unfinished_settings
     from seal.taught.manifest import read_manifest
-    from seal.taught.teach import Teaching, unfinished_settings
+    from seal.taught.teach import Teaching
 
     found = unfinished_settings(folder)
     if found is None:

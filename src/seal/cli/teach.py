@@ -57,7 +57,8 @@ def teach(
         return
     from seal.data.documents.library import read_library
     from seal.taught.manifest import is_taught, read_manifest
-    from seal.taught.teach import TRAINING, Teaching, TeachSettings
+    from seal.taught.settings import TRAINING, TeachSettings
+    from seal.taught.teach import Teaching
 
     if into is not None:
         known = read_manifest(into)

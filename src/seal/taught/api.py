@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal.taught.model import Documents, TaughtModel
-from seal.taught.teach import TRAINING, Progress, Teaching, TeachSettings
+from seal.taught.settings import TRAINING, TeachSettings
+from seal.taught.teach import Progress, Teaching
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel

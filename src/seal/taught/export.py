@@ -164,7 +164,7 @@ def _copy_base(name: str, folder: Path | None, target: Path) -> None:
 def _write_model(source: Source, to: str, folder: Path, quantization: str, dtype: str) -> None:
     from seal.models import gguf_writer
     from seal.models.load import load_model
-    from seal.taught.teach import check_base
+    from seal.taught.batches import check_base
 
     loaded = load_model(source.base, device="cpu", dtype="float32")
     if source.manifest is not None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, ModelError
 from seal.records import Completion, Sampling
+from seal.taught.batches import check_base, chooser
 from seal.taught.form import Form, Message
 from seal.taught.manifest import Manifest, Score, TaughtPassage, passages_of, read_manifest
 from seal.taught.route import Router
-from seal.taught.teach import check_base, chooser
 
 if TYPE_CHECKING:
     from seal.inner.adapter_engine import Prompt
@@ -230,7 +230,7 @@ class TaughtModel:
         Raises:
             ModelError, ConfigError: there is no such batch, or it is the first.
         """
-        from seal.taught.teach import undo
+        from seal.taught.batches import undo
 
         undo(self.folder, batch)
         return TaughtModel(self.folder, loaded=self.loaded)

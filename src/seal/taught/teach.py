@@ -9,18 +9,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.data.documents.library import Library, read_library
 from seal.data.documents.questions import read_questions
-from seal.errors import AdaptError, ConfigError, DataError, ModelError, RunError
-from seal.records import AdaptJob, TrainingConfig
-from seal.run.codec import decode, encode
+from seal.errors import AdaptError, ConfigError, DataError, RunError
+from seal.records import AdaptJob
+from seal.run.codec import encode
 from seal.run.journal import Journal
 from seal.seeds import derive
 from seal.taught.anchors import anchors, kept_anchors
+from seal.taught.batches import check_base, chooser, unfinished_batch
 from seal.taught.form import Form
 from seal.taught.lessons import Lesson, LessonMaker
 from seal.taught.manifest import (
@@ -41,6 +42,7 @@ from seal.taught.manifest import (
 from seal.taught.measure import Item, ask_items, general_items, items_of, routed_right, scores_of
 from seal.taught.plan import Plan, make_plan
 from seal.taught.route import Router
+from seal.taught.settings import TeachSettings
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
@@ -48,42 +50,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 
-TRAINING = TrainingConfig(epochs=1, shuffle=False)
-"""Rank 32, learning rate 1e-3 falling linearly, one text a step; the study order holds the repetitions."""
 _LONGEST_ROW = 1024
 """Tokens; longer passages are cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class TeachSettings:
-    """What to teach, and how."""
-
-    documents: tuple[str, ...]
-    updates: int = 80
-    """Optimiser steps a passage. What a small model recalls depends on them first: it needs 40 to 110."""
-    replay: float = 1 / 3
-    """Share of a later batch's steps that repeat earlier batches' texts."""
-    keep: float = 0.2
-    """Share of the steps that repeat what the base says to general questions, against forgetting."""
-    apart: bool = False
-    """One adapter a document; `seal ask` picks the one that a question is about."""
-    measure: bool = True
-    """Ask test questions before and after."""
-    training: TrainingConfig = field(default=TRAINING)
-    seed: int = 0
-    questions: str = ""
-    """A file of the user's own questions to measure with."""
-
-    def check(self) -> None:
-        """Raise `ConfigError` for values out of range."""
-        if self.updates < 1:
-            raise ConfigError(f"updates is {self.updates}", "give at least 1 a passage")
-        if self.replay < 0 or self.keep < 0 or self.replay + self.keep > 0.9:
-            raise ConfigError(
-                f"replay is {self.replay:g} and keep {self.keep:g}", "give shares that make 0.9 at most"
-            )
-        if not self.documents:
-            raise ConfigError("no documents were given", "name files or folders")
 
 
 class Teaching:
@@ -313,75 +281,6 @@ class Teaching:
             str(self.folder / "adapters" / str(number) / lesson.name),
             start_from=lesson.start_from,
         )
-
-
-def check_base(manifest: Manifest, loaded: LoadedModel) -> None:
-    """Raise `ModelError` unless `loaded` is the model that was taught."""
-    if manifest.base_version != loaded.version:
-        raise ModelError(
-            f"the base {loaded.source} has version {loaded.version}, but {manifest.base_version} was taught",
-            f"use the same {manifest.base} as then",
-        )
-
-
-def chooser(folder: Path, adapters: Sequence[TaughtAdapter], apart: bool) -> Callable[[str], str | None]:
-    """From the id of the passage that a question is about to the folder of the adapter for it.
-
-    One for all answers always; one of many, only about passages that it knows, and else the base does.
-    """
-    folders = {p: str(folder / adapter.folder) for adapter in adapters for p in adapter.passages}
-    if apart or not adapters:
-        return folders.get
-    return lambda passage: str(folder / adapters[0].folder)
-
-
-def unfinished_batch(journal: Journal) -> tuple[int, dict[str, Any]] | None:
-    """Number and journal entry of the batch that was begun and neither taught nor undone."""
-    done = {row.key for kind in ("taught", "undone") for row in journal.rows(kind)}
-    begun = [row for row in journal.rows("begun") if row.key not in done]
-    return (int(begun[-1].key), begun[-1].data) if begun else None
-
-
-def unfinished_settings(folder: Path) -> tuple[TeachSettings, str] | None:
-    """Settings and base of the batch that was interrupted in `folder`; None where there is none.
-
-    Raises:
-        RunError: the folder holds no journal of a taught model's.
-    """
-    if not (folder / "journal.jsonl").is_file():
-        raise RunError(f"{folder} is no taught model", "give the folder of a run or of a taught model")
-    with Journal(folder / "journal.jsonl") as journal:
-        unfinished = unfinished_batch(journal)
-    if unfinished is None:
-        return None
-    plain = dict(unfinished[1]["settings"])
-    base = str(plain.pop("base"))
-    plain.pop("base_version")
-    return decode(TeachSettings, plain), base
-
-
-def undo(folder: Path, number: int) -> Manifest:
-    """Take batch `number`, and all after it, out of the model; its files stay in the folder.
-
-    Raises:
-        ModelError: there is no such batch.
-        ConfigError: it is the first one.
-    """
-    manifest = read_manifest(folder)
-    with Journal(folder / "journal.jsonl") as journal:
-        gone = {row.key for row in journal.rows("undone")}
-        left = [int(row.key) for row in journal.rows("begun") if row.key not in gone]
-        if number not in left:
-            raise ModelError(
-                f"{folder} has no batch {number}", f"choose one of {', '.join(map(str, left[1:]))}"
-            )
-        kept = tuple(b for b in manifest.batches if b.number < number)
-        if not kept:
-            raise ConfigError(f"batch {number} is the first of {folder}", "delete the folder instead")
-        write_manifest(folder, replace(manifest, batches=kept))
-        for other in (n for n in left if n >= number):
-            journal.append("undone", str(other), {})
-    return read_manifest(folder)
 
 
 def _identity(settings: TeachSettings, loaded: LoadedModel) -> dict[str, Any]:
