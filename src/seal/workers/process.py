@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_EARLY = 'out of memory, or a script that starts runs without `if __name__ == "__main__":`'
 _CANNOT_SEND = "make the domain's follow_up a function or method of a module, or set inner.workers: 1"
 
 
@@ -119,7 +120,7 @@ class ProcessWorker:
                 if isinstance(message, Died):
                     self.close()
         except (EOFError, OSError):
-            events.append(Died(self._gone(), for_good=False))
+            events.append(Died(self._gone(), for_good=not self.ready))
             self.close()
         return events
 
@@ -141,7 +142,7 @@ class ProcessWorker:
         self.process.join(30)
         code = self.process.exitcode or 0
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        early = "" if self.ready else " before it was up"
+        early = "" if self.ready else f" before it was up ({_EARLY})"
         return f"a worker process of the inner loop {how}{early}"
 
 
