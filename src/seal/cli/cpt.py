@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from seal.cli import _backend, _options, command
 from seal.errors import ConfigError
 from seal.training_config import TrainingConfig, checked
+
+if TYPE_CHECKING:
+    from seal.estep import EStep
 
 _TRAINING = TrainingConfig(batch_size=4, accumulation=2)
 _FLAGS = {name: field for name, field in _options.INNER_FLAGS.fields.items() if name not in ("epochs", "lr")}
@@ -41,21 +44,12 @@ def cpt(
 
     Without --epochs and --lr: 3 epochs at 1e-3; with --full 1 epoch at 7e-5.
     """
-    backend.check()
-    if full and backend.local is None:
-        raise ConfigError("--full trains in this process", "give --local MODEL, not --server")
-    if full != (save is not None):
-        raise ConfigError("--full and --save belong together", "give both or neither")
+    _check(backend, full, save)
     from seal.recipes import cpt as recipe
     from seal.recipes import pipeline
     from seal.recipes.articles import read_articles
 
-    official = recipe.PAPER_CPT_FULL if full else recipe.PAPER_CPT
-    course = {
-        "epochs": official.epochs if epochs is None else epochs,
-        "learning_rate": official.learning_rate if lr is None else lr,
-    }
-    training = checked(course, training, {"epochs": "--epochs", "learning_rate": "--lr"})
+    training = _training(full, training, epochs, lr)
     articles = read_articles(data, n, k or None)  # said before a server is waited for
     with _backend.interruptible(log_level, "the same command goes on"):
         policy = backend.policy(device_options)
@@ -75,20 +69,46 @@ def cpt(
         step = pipeline.Step.here("cpt --full" if full else "cpt", out, command())
         with pipeline.open_run(config, step) as run:
             estep = backend.estep(run, policy)
+
+            def taught(folder: Path) -> EStep:
+                return backend.estep(run, device_options.load(str(folder)))
+
             if save is None:
                 result = recipe.cpt(estep, pairs, out, passages_only=k == 0)
             else:
-                result = recipe.cpt_full(
-                    estep,
-                    pairs,
-                    out,
-                    save,
-                    lambda folder: backend.estep(run, device_options.load(str(folder))),
-                    passages_only=k == 0,
-                )
+                result = recipe.cpt_full(estep, pairs, out, save, taught, passages_only=k == 0)
             estep.close()
-    overall, bounds = result["overall"], result["intervals"]
-    print(f"baseline {_backend.percent(overall['baseline_accuracy'], bounds['baseline_accuracy'])}")
-    print(f"adapted  {_backend.percent(overall['adapter_accuracy'], bounds['adapter_accuracy'])}")
-    print(f"gain     {_backend.percent(overall['gain'], bounds['gain'])}")
+    _say(result)
     print(out)
+
+
+def _check(backend: _backend.Backend, full: bool, save: Path | None) -> None:
+    backend.check()
+    if full and backend.local is None:
+        raise ConfigError("--full trains in this process", "give --local MODEL, not --server")
+    if full != (save is not None):
+        raise ConfigError("--full and --save belong together", "give both or neither")
+
+
+def _training(
+    full: bool, training: TrainingConfig, epochs: int | None, learning_rate: float | None
+) -> TrainingConfig:
+    """`training`, with the paper's epochs and rate of this way where none are given. Raises `ConfigError`."""
+    from seal.recipes import cpt as recipe
+
+    official = recipe.PAPER_CPT_FULL if full else recipe.PAPER_CPT
+    course = {
+        "epochs": official.epochs if epochs is None else epochs,
+        "learning_rate": official.learning_rate if learning_rate is None else learning_rate,
+    }
+    return checked(course, training, {"epochs": "--epochs", "learning_rate": "--lr"})
+
+
+def _say(result: dict[str, Any]) -> None:
+    overall, bounds = result["overall"], result["intervals"]
+    for name, key in (
+        ("baseline", "baseline_accuracy"),
+        ("adapted ", "adapter_accuracy"),
+        ("gain    ", "gain"),
+    ):
+        print(f"{name} {_backend.percent(overall[key], bounds[key])}")
