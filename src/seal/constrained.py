@@ -67,17 +67,22 @@ def write(
     space: Space,
     temperature: float = 1.0,
     explore: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """One text a prompt, all prompts together, one call of `score` a field.
 
     Equal beginnings are scored once, so fifteen edits of one task cost little more than one at first.
     `temperature` 0 takes the likeliest choice. A share of `explore` of the texts is drawn evenly from the
     space, whatever the policy thinks of it: a small model may give a choice no chance before it ever tried
-    it. The same prompt, seed and scores give the same text.
+    it. The same prompt, seed and scores give the same text. `progress(done, total)` counts whole texts, field
+    by field.
     """
     texts = [""] * len(prompts)
     evenly = [random.Random(derive(seed, "explore")).random() < explore for seed in seeds]
-    for index, slot in enumerate(space.slots()):
+    slots = space.slots()
+    for index, slot in enumerate(slots):
+        if progress is not None:
+            progress(len(prompts) * index // len(slots), len(prompts))
         texts = [text + slot.before for text in texts]
         if len(slot.choices) == 1:
             texts = [text + slot.text(slot.choices[0]) for text in texts]
@@ -110,9 +115,16 @@ class ConstrainedWriter:
     ) -> None:
         self.scorer, self.tokenizer, self.space = scorer, tokenizer, space
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
-        """One text a prompt, in order."""
-        texts = write(prompts, seeds, self.scorer(), self.space, sampling.temperature, sampling.explore)
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Completion]:
+        """One text a prompt, in order; `progress` as in `write`."""
+        drawn = (sampling.temperature, sampling.explore)
+        texts = write(prompts, seeds, self.scorer(), self.space, *drawn, progress=progress)
         counts = [len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         return [Completion(text, count, "stop") for text, count in zip(texts, counts, strict=True)]
 

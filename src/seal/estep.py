@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
+from seal import trace
 from seal.errors import ConfigError
 from seal.evaluator import Evaluator, TrialSpec
 from seal.records import Baseline, Performance, Phase, SelfEdit, Task, Trial
@@ -21,6 +23,7 @@ from seal.self_edit import SelfEditGenerator
 if TYPE_CHECKING:
     from seal.run.folder import Run
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -58,11 +61,14 @@ class EStep:
 
         due = [t for t in tasks if (known := recall(t)) is None or known.iteration == iteration]
         if any(recall(task) is None for task in due):  # a batch cut short is answered again whole
+            targets = {task.id: task.target for task in due}
             with self.phase("baseline", iteration, kind) as phase:
-                for baseline in self.evaluator.baselines(due, in_context):
+                done = self.evaluator.baselines(due, in_context)
+                for baseline in _counted(self.run, "answering without training", done, len(due)):
                     fresh = replace(baseline, iteration=iteration)
                     self.record("baseline", keys[baseline.task_id], fresh)
                     phase.tokens += sum(a.n_tokens for a in baseline.answers)
+                    trace.baseline(fresh, targets[baseline.task_id])
         return {b.task_id: b.performance for b in map(recall, tasks) if b is not None}
 
     def write(self, tasks: Sequence[Task], n: int, iteration: int) -> list[SelfEdit]:
@@ -87,12 +93,16 @@ class EStep:
             return self.run.recall(Trial, "trial", spec.key)
 
         done = {spec.key for spec in specs if recall(spec) is not None}
+        stage = f"training adapters ({arm})"
         if len(done) < len(specs):
+            self.run.progress(stage, len(done), len(specs))
             with self.phase("adapt", iteration, arm) as phase:
                 for trial in self.evaluator.trials(specs, tasks, before, done, self.batch):
                     key = f"{trial.edit_id}/r{trial.repeat}"
                     self.record("trial", key, trial)
                     done.add(key)
+                    trace.measured(trial, tasks[trial.task_id].target)
+                    self.run.progress(stage, len(done), len(specs))
                     phase.tokens += trial.outcome.timings.train_tokens
                     if trial.problem:
                         log.warning("self-edit %s cannot be applied: %s", trial.edit_id, trial.problem)
@@ -129,11 +139,20 @@ def write_edits(
         return [edit for edit in known if edit is not None]
     log.info("writing %d self-edits", len(names))
     with timed(run, "write", iteration, part) as phase:
-        edits = sampler.generate(tasks, n, policy, iteration)
+        edits = sampler.generate(tasks, n, policy, iteration, partial(run.progress, "writing self-edits"))
         phase.tokens = sum(edit.n_tokens for edit in edits)
     for edit in edits:
         run.record_once("edit", edit.id, edit)
+        trace.written(edit)
     return edits
+
+
+def _counted(run: Run, stage: str, items: Iterable[T], total: int) -> Iterator[T]:
+    """`items`, with progress after each."""
+    run.progress(stage, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        run.progress(stage, done, total)
 
 
 @contextmanager

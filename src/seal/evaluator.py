@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seal import trace
 from seal.batches import cut
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import AdaptError, DataError, GradingError, SealError
@@ -98,6 +99,8 @@ class Evaluator:
         tokenizer, training, seed = self.loaded.tokenizer, self.training, self.run_seed
         jobs = [AdaptJob(t.id, (), training, ask(t, tokenizer), seed) for t in tasks]
         by_id = {task.id: task for task in tasks}
+        for job in jobs:
+            trace.asked(job.id, job.eval_prompts, tokenizer)
         ungraded: list[str] = []
         for outcome in self._run(jobs, by_id):
             raise_error(outcome.error)
@@ -171,7 +174,9 @@ class Evaluator:
         training = self.domain.training_config(completion, self.training)
         eval_prompts = self.domain.eval_prompts(task, self.loaded.tokenizer) if self.domain.batched else ()
         seed = derive(self.run_seed, spec.edit.task_id, spec.repeat)
-        return AdaptJob(spec.key, rows, training, eval_prompts, seed, baseline=False)
+        job = AdaptJob(spec.key, rows, training, eval_prompts, seed, baseline=False)
+        trace.job(job, self.loaded.tokenizer)
+        return job
 
     def _padded(self, row: TrainingSequence) -> TrainingSequence:
         tokenizer = self.loaded.tokenizer

@@ -16,7 +16,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from seal import setup
+from seal import setup, trace
 from seal.controls import best_constant, placebo_edits
 from seal.data.load_report import LoadReport
 from seal.evaluation import HeldOut, Summary
@@ -129,13 +129,21 @@ class SEALFramework:
         )
         decided = {d.edit.id: d.reward for d in selection.decisions}
         for r in results:
-            self.folder.record("result", r.edit_id, replace(r, reward=decided.get(r.edit_id, r.reward)))
+            result = replace(r, reward=decided.get(r.edit_id, r.reward))
+            self.folder.record("result", r.edit_id, result)
+            trace.rewarded(result)
         pairs = selection.pairs
         out = self.folder.checkpoints / f"policy-{iteration + 1}"
         self.estep.close()
         with self.estep.phase("update", iteration):
             seed = derive(config.seed, "update", iteration)
-            new = self.optimizer.update(self.estep.policy, pairs, out, seed)
+            new = self.optimizer.update(
+                self.estep.policy,
+                pairs,
+                out,
+                seed,
+                progress=lambda done, total: self.folder.progress("training the policy", done, total),
+            )
         checkpoint = f"checkpoints/{out.name}" if new.updated else ""
         kept, ties = len(pairs), selection.tied_tasks
         update = PolicyUpdate(

@@ -7,12 +7,13 @@ for sequences are the official ones (paper, appendix B.1 and B.6), so published 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, DataError, GenerationError
+from seal.plugins import taken
 from seal.records import Sampling, SelfEdit, Task
 from seal.seeds import derive
 
@@ -170,9 +171,16 @@ class SelfEditGenerator:
         self.sampling, self.run_seed = sampling, run_seed
 
     def generate(
-        self, tasks: Sequence[Task], n: int, policy_version: str, iteration: int = 0
+        self,
+        tasks: Sequence[Task],
+        n: int,
+        policy_version: str,
+        iteration: int = 0,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[SelfEdit]:
         """`n` edits for every task, grouped by task. All prompts go to the engine in one call.
+
+        `progress(done, total)` is called as completions end, by engines that say so, and at the end.
 
         A domain whose prompt is empty (`prompt_type: none`) gets empty edits, and nothing is generated.
 
@@ -200,7 +208,7 @@ class SelfEditGenerator:
         ]
         # Exploring is for rounds: an evaluation asks for what the policy itself would do.
         sampling = self.sampling if iteration >= 0 else replace(self.sampling, explore=0.0)
-        return self._complete(drafts, sampling)
+        return self._complete(drafts, sampling, progress or (lambda done, total: None))
 
     def _prompt(self, task: Task) -> str:
         prompt = self.domain.prompt_for(task, self.tokenizer)
@@ -211,11 +219,17 @@ class SelfEditGenerator:
             )
         return prompt
 
-    def _complete(self, drafts: list[SelfEdit], sampling: Sampling) -> list[SelfEdit]:
+    def _complete(
+        self, drafts: list[SelfEdit], sampling: Sampling, progress: Callable[[int, int], None]
+    ) -> list[SelfEdit]:
         asked = [edit for edit in drafts if edit.prompt]
         if not asked:
             return drafts
-        written = self.generator.generate([e.prompt for e in asked], sampling, [e.seed for e in asked])
+        progress(0, len(asked))
+        generate = self.generator.generate
+        telling = taken(generate, {"progress": progress})
+        written = generate([e.prompt for e in asked], sampling, [e.seed for e in asked], **telling)
+        progress(len(asked), len(asked))
         if len(written) != len(asked):
             raise GenerationError(f"{len(asked)} prompts gave {len(written)} completions", "check the server")
         done = {

@@ -10,18 +10,20 @@ from seal.records import Task
 from seal.report.sinks import open_sinks
 from seal.run import log
 from seal.run.folder import Run
+from seal.run.progress import shown
 
 
 def carry_out(run: Run, log_level: str) -> None:
     """Train until the run is finished; its last line says where the results are."""
-    log.set_up(log_level, run.logs)
+    console = log.set_up(log_level, run.logs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's notice ends like Ctrl-C
     try:
         from seal.framework import SEALFramework
 
         run.listeners.append(open_sinks(run.config, run))
-        framework = SEALFramework(run.config, run=run)
-        summary = framework.run()
+        with shown(console) as run.progress:
+            framework = SEALFramework(run.config, run=run)
+            summary = framework.run()
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; seal resume {run.path} continues") from None
     print(summary)

@@ -223,13 +223,23 @@ class LocalGenerator:
         self.loaded = loaded
         self._decoder = _decoder(loaded, Runtime.of(loaded.model))
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
-        """One completion a prompt; samples of the same prompt share its prefill. Raises `GenerationError`."""
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Completion]:
+        """One completion a prompt; samples of the same prompt share its prefill. Raises `GenerationError`.
+
+        `progress(done, total)` is called when completions have ended.
+        """
         requests = [
             Request(prompt_ids(self.loaded.tokenizer, prompt), None, sampling, seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return [Completion(w.text, len(w.ids), w.finish) for w in self._run(requests)]
+        watch = None if progress is None else _on_ended(progress, len(requests))
+        return [Completion(w.text, len(w.ids), w.finish) for w in self._run(requests, watch)]
 
     def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
         """Summed log-likelihood (nats) of each continuation after its prompt. Raises `GenerationError`."""
@@ -265,9 +275,27 @@ class LocalGenerator:
             for prompt, text in zip(prompts, continuations, strict=True)
         ]
 
-    def _run(self, requests: list[Request]) -> list[TokenCompletion]:
+    def _run(
+        self, requests: list[Request], watch: Callable[[Sequence[TokenCompletion]], None] | None = None
+    ) -> list[TokenCompletion]:
         with _as_generation_errors():
-            return self._decoder.run(requests)
+            return self._decoder.run(requests, watch)
+
+
+def _on_ended(
+    progress: Callable[[int, int], None], total: int
+) -> Callable[[Sequence[TokenCompletion]], None]:
+    """Tells `progress` whenever more completions have ended."""
+    last = 0
+
+    def look(results: Sequence[TokenCompletion]) -> None:
+        nonlocal last
+        done = sum(bool(w.text) or w.finish == "stop" for w in results)
+        if done > last:
+            last = done
+            progress(done, total)
+
+    return look
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -68,12 +68,25 @@ class OpenAIGenerator:
             max_retries=0,  # the tries below are the only ones
         )
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
-        """One completion a prompt, in order. Raises `GenerationError` when one cannot be had."""
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Completion]:
+        """One completion a prompt, in order; `progress(done, total)` after each.
+
+        Raises:
+            GenerationError: one cannot be had.
+        """
         with ThreadPoolExecutor(self._concurrency) as pool:
             pairs = list(zip(prompts, seeds, strict=True))
             futures = [pool.submit(self._one, prompt, sampling, seed) for prompt, seed in pairs]
             try:
+                if progress is not None:
+                    for done, _ in enumerate(as_completed(futures), 1):
+                        progress(done, len(futures))
                 return [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)

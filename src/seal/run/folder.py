@@ -21,6 +21,7 @@ from seal.errors import ConfigError, RunError
 from seal.run import environment
 from seal.run.codec import decode
 from seal.run.journal import Journal
+from seal.run.progress import Progress, silent
 from seal.settings import SEALConfig
 from seal.whole_file import write_whole
 
@@ -36,7 +37,9 @@ class Run:
         self.config = config
         self.journal = journal
         self.listeners: list[Callable[[str, Any], None]] = []
-        """Called with (kind, record) after every record; progress displays and trackers."""
+        """Called with (kind, record) after every record; trackers."""
+        self.progress: Progress = silent
+        """Told how far the stage under way has come."""
 
     @property
     def checkpoints(self) -> Path:

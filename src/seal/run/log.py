@@ -9,8 +9,14 @@ import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SECRET_NAME = re.compile(r"(^|_)(API_?)?(KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a model may write and a terminal would obey."""
 _SHORTEST_SECRET = 6
 """Shorter values are switches (`USE_TOKEN=1`), not secrets; blanking them would garble every line."""
 
@@ -25,7 +31,8 @@ def redact(text: str) -> str:
 
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        text = redact(super().format(record))
+        return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", text)
 
 
 class _JsonLines(logging.Formatter):
@@ -41,8 +48,10 @@ class _JsonLines(logging.Formatter):
         return redact(json.dumps(entry, ensure_ascii=False))
 
 
-def set_up(level: str = "INFO", folder: Path | None = None) -> None:
+def set_up(level: str = "INFO", folder: Path | None = None) -> Console | None:
     """Show messages from `level` on stderr, and write all from DEBUG to `folder/seal.jsonl`.
+
+    Returns the terminal that they are shown on, if it is one: a progress bar on it stays below them.
 
     Only the loggers under `seal` are touched. Calling it again replaces what an earlier call set up.
     """
@@ -50,7 +59,7 @@ def set_up(level: str = "INFO", folder: Path | None = None) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    terminal = _terminal()
+    terminal, console = _terminal()
     terminal.setLevel(level)
     logger.addHandler(terminal)
     logger.propagate = False
@@ -60,16 +69,18 @@ def set_up(level: str = "INFO", folder: Path | None = None) -> None:
         file.setFormatter(_JsonLines())
         logger.addHandler(file)
     logger.setLevel("DEBUG" if folder is not None else level)
+    return console
 
 
-def _terminal() -> logging.Handler:
+def _terminal() -> tuple[logging.Handler, Console | None]:
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.logging import RichHandler
 
-        rich = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+        console = Console(stderr=True)
+        rich = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
         rich.setFormatter(_Plain("%(message)s"))
-        return rich
+        return rich, console
     plain = logging.StreamHandler(sys.stderr)
     plain.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    return plain
+    return plain, None
