@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 from seal import cli
 from seal.cli import main, verbs
 from seal.cli._dry_run import measure
+from seal.cli._dry_run_few_shot import measure_few_shot
 from seal.cli.doctor import Check, checks
 from seal.cli.train import parse_changes
 from seal.config import SEALConfig, load_config, preset_names, preset_text
 from seal.errors import ConfigError
+from seal.models.builtin import build
 from seal.records import Question, Task
 from seal.run.folder import Run
+from seal.setup import load_data, make_domain
 
 ROOT = Path(__file__).parents[2]
 Output = pytest.CaptureFixture[str]
@@ -268,6 +272,41 @@ def test_measured_work_by_hand() -> None:
     assert work.train_tokens == 3 * (16 * (32 + 15) + 30 + 4 * (32 + 30))
     # 2 questions: 16 adapters + 4 baselines; evaluation: base, passage, 4 edits; 8 tokens each
     assert work.answer_tokens == 8 * (2 * (16 + 4) + 2 * (1 + 1 + 4))
+
+
+@pytest.mark.parametrize("model", ["tiny-random-gpt2", "owner/not-here"])
+def test_dry_run_of_few_shot_learning(model: str, capsys: Output) -> None:
+    words = ["--set", f"model_name={model}", "--set", "data_config.options.synthetic.n=4"]
+    code, out, _ = run(capsys, "train", "--preset", "few_shot_demo", "--dry-run", *words)
+    assert code == 0
+    done = out.partition("# what would be done")[2]
+    steps, trained = re.search(r"steps +about ([\d,]+) ", done), re.search(r"([\d,]+) trained on", done)
+    assert steps is not None
+    assert trained is not None
+    assert int(steps[1].replace(",", "")) > 0
+    assert int(trained[1].replace(",", "")) > int(steps[1].replace(",", ""))
+    assert ("time         roughly" in done) == (model != "owner/not-here")
+
+
+def test_few_shot_work_by_hand() -> None:
+    space = {"groups": [], "colour": False, "learning_rates": [1e-3], "epochs": [2]}
+    changes = {
+        "model_name": "tiny-random-gpt2", "data_config.dataset_name": "synthetic", "tasks_per_iteration": 2,
+        "samples_per_iteration": 3, "repeats": 2, "data_config.options.space": space, "evaluation.samples": 1,
+        "data_config.options.synthetic": {"n": 2, "val_n": 1, "families": ["recolour"], "sizes": [3, 3]},
+    }  # fmt: skip
+    config = load_config(preset="few_shot_demo", overrides=changes | {"data_config.options.val_ids": []})
+    data = load_data(config)
+    tokenizer = build("tiny-random-gpt2")[1]
+    work = measure_few_shot(config, data.train, data.val, tokenizer)
+    domain = make_domain(config, None)
+    recipe = domain.space.draw(0)  # type: ignore[attr-defined]
+    rows = [domain.training_sequences(t, recipe, tokenizer) for t in (*data.train, *data.val)]
+    references = len(domain.reference_edits(data.val[0]))
+    # 2 tasks × 3 edits × 2 trainings; held out: the references, and a self-edit before RL and after
+    assert (work.edits, work.adapters) == (6 + 2, 12 + references + 2)
+    per_task = [2 * len(r) for r in rows]  # two epochs, one row a step
+    assert work.steps == 6 * (per_task[0] + per_task[1]) + (references + 2) * per_task[2]
 
 
 def test_dry_run_reports_bad_data(capsys: Output, tmp_path: Path) -> None:

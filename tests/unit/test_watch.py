@@ -46,6 +46,18 @@ def test_a_finished_run_is_shown_and_watching_ends(made_up: Any, tmp_path: Path)
     assert running(history) is None
 
 
+def test_forty_columns_are_enough(made_up: Any, tmp_path: Path) -> None:
+    made_up.MadeUpRun(tmp_path / "run", rounds=2)
+    terminal = Terminal(40)
+    watch(tmp_path / "run", terminal.console, once=True)
+    history = read_history(tmp_path / "run")
+    assert "…" not in terminal.text
+    assert max(map(len, terminal.text.splitlines())) <= 40
+    assert "round reward" in terminal.text
+    assert f"{history.arms[-1].mean:.1%}" in terminal.text
+    assert "self-edits + RL" in terminal.text
+
+
 def test_rounds_appear_as_they_end(made_up: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     whole = tmp_path / "whole"

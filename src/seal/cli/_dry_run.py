@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seal.cli._dry_run_few_shot import FewShotWork, measure_few_shot
 from seal.errors import ModelError
 from seal.records import Task
 from seal.settings import DOMAINS, SEALConfig
@@ -40,10 +41,13 @@ def describe(config: SEALConfig) -> str:
     if config.domain in DOMAINS:
         data = load_data(config)
         lines.append(f"tasks        {data}")
-        if config.domain == "knowledge_incorporation":
-            train, val = data.train, data.val
+        train, val = data.train, data.val
     model = _model(config.model_name)
-    work = measure(config, train, val, model.count)
+    work: Work | FewShotWork
+    if config.domain == "few_shot_learning":
+        work = measure_few_shot(config, train, val, model.tokenizer or _one_token_a_cell())
+    else:
+        work = measure(config, train, val, model.count)
     rounds = f"{config.max_outer_iterations} × {config.tasks_per_iteration} tasks"
     lines += [
         f"rounds       {rounds} × {config.samples_per_iteration} self-edits × {config.repeats} trainings",
@@ -54,6 +58,9 @@ def describe(config: SEALConfig) -> str:
     if train:
         written, trained = f"{work.write_tokens:,} written", f"{work.train_tokens:,} trained on"
         tokens = f"at most {written}, {trained}, {work.answer_tokens:,} answered"
+        if isinstance(work, FewShotWork):
+            lines.append(f"steps        about {work.steps:,} of the optimiser, as random recipes have it")
+            tokens = f"about {written}, {trained}, {work.read_tokens:,} read, {work.answer_tokens:,} answered"
         lines += [
             f"tokens       {tokens}",
             f"time         {_time(work, model.parameters, config) or model.note}",
@@ -115,6 +122,15 @@ class _Model:
     note: str = ""
     shape: Callable[[], PreTrainedModel] | None = None
     """Makes the model, its tensors without content perhaps."""
+    tokenizer: Any = None
+    """None: it is not here."""
+
+
+def _one_token_a_cell() -> Any:
+    """A tokenizer that stands for one that is not here: grids have one token a cell in nearly all of them."""
+    from seal.models import builtin
+
+    return builtin.build("tiny-random-gpt2")[1]
 
 
 def _model(name: str) -> _Model:
@@ -126,7 +142,7 @@ def _model(name: str) -> _Model:
     try:
         if name in builtin.NAMES:
             model, tokenizer, _ = builtin.build(name)
-            return _Model(_counter(tokenizer), model.num_parameters(), shape=lambda: model)
+            return _Model(_counter(tokenizer), model.num_parameters(), "", lambda: model, tokenizer)
         here = name in load.BUILTIN_NAMES or Path(name).expanduser().exists()
         folder = load.resolve(name) if here else _cached(name)
     except ModelError as error:
@@ -138,7 +154,7 @@ def _model(name: str) -> _Model:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return _Model(_counter(tokenizer), _parameters(folder), shape=lambda: _bare(folder))
+    return _Model(_counter(tokenizer), _parameters(folder), "", lambda: _bare(folder), tokenizer)
 
 
 def _bare(folder: Path) -> PreTrainedModel:
@@ -184,15 +200,19 @@ def _cached(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    from seal.models import pickled
+
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+        folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
     except HFValidationError:
         raise ModelError(
             f"there is no model {name!r}", "give a hub id, a folder or a built-in name"
         ) from None
     except LocalEntryNotFoundError:
         return None
+    whole = any(folder.glob("*.safetensors")) or (folder / pickled.WEIGHTS).is_file()
+    return folder if whole and (folder / "config.json").is_file() else None
 
 
 def _parameters(folder: Path) -> int:
@@ -201,6 +221,10 @@ def _parameters(folder: Path) -> int:
 
     from safetensors import safe_open
 
+    from seal.models import pickled
+
+    if (folder / pickled.WEIGHTS).is_file() and not any(folder.glob("*.safetensors")):
+        return (folder / pickled.WEIGHTS).stat().st_size // 4  # float32; half precision is counted half
     total = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="numpy") as tensors:
@@ -208,12 +232,14 @@ def _parameters(folder: Path) -> int:
     return total
 
 
-def _time(work: Work, parameters: int, config: SEALConfig) -> str:
+def _time(work: Work | FewShotWork, parameters: int, config: SEALConfig) -> str:
     if not parameters:
         return ""
     speed = _flops(config)
     # a frozen base: forward and activation gradient, no weight gradient, so 4 FLOPs a weight and token
     train = 4 * parameters * work.train_tokens / (speed * _TRAIN_SHARE)
+    if isinstance(work, FewShotWork):  # long prompts are read as fast as rows
+        train += 2 * parameters * work.read_tokens / (speed * _TRAIN_SHARE)
     decode = 2 * parameters * (work.write_tokens + work.answer_tokens) / (speed * _DECODE_SHARE)
     minutes = (train + decode) / 60
     shown = (

@@ -21,7 +21,7 @@ from seal.report.metrics import RoundMetrics, RunMetrics, run_metrics
 from seal.report.texts import one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
 _LAST_ROUNDS = 12
@@ -162,37 +162,52 @@ def _bar(progress: Progress) -> RenderableType:
     return Columns([ProgressBar(total=progress.of, completed=progress.done, width=24), Text(words)])
 
 
-def _rounds(rounds: tuple[RoundMetrics, ...]) -> Table:
+@dataclass(frozen=True)
+class _Fitting:
+    """The first table that fits into the terminal, else the last."""
+
+    tables: tuple[Table, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        room = options.update(max_width=1000)
+        widths = [console.measure(table, options=room).maximum for table in self.tables]
+        fitting = [t for t, width in zip(self.tables, widths, strict=True) if width <= options.max_width]
+        yield (fitting or self.tables[-1:])[0]
+
+
+def _rounds(rounds: tuple[RoundMetrics, ...]) -> RenderableType:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    wide = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("round", "reward", "helped", "before", "after", "gain, 95 % interval", "kept"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        wide.add_column(heading, justify="right", no_wrap=True)
+    narrow = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for heading in ("round", "reward", "after", "gain", "kept"):
+        narrow.add_column(heading, justify="right", no_wrap=True)
     for r in rounds[-_LAST_ROUNDS:]:
         good, poor = r.gain.low is not None and r.gain.low > 0, r.gain.high is not None and r.gain.high < 0
-        table.add_row(
-            str(r.iteration + 1),
-            f"{r.reward.mean:.3f}",
-            f"{r.success_rate.mean:.0%}",
-            f"{r.before.mean:.1%}",
-            f"{r.after.mean:.1%}",
-            _with_interval(r.gain),
-            f"{r.kept}/{r.edits}",
-            style="green" if good else "red" if poor else "",
-        )
-    return table
+        style = "green" if good else "red" if poor else ""
+        number, reward, after = str(r.iteration + 1), f"{r.reward.mean:.3f}", f"{r.after.mean:.1%}"
+        helped, before, kept = f"{r.success_rate.mean:.0%}", f"{r.before.mean:.1%}", f"{r.kept}/{r.edits}"
+        wide.add_row(number, reward, helped, before, after, _with_interval(r.gain), kept, style=style)
+        narrow.add_row(number, reward, after, _signed(r.gain.mean), kept, style=style)
+    return _Fitting((wide, narrow))
 
 
-def _arms(metrics: RunMetrics) -> Table:
+def _arms(metrics: RunMetrics) -> RenderableType:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading, justify in (("held out", "left"), ("score", "right"), ("gain, 95 % interval", "right")):
-        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    wide = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    narrow = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for table, gain in ((wide, "gain, 95 % interval"), (narrow, "gain")):
+        table.add_column("held out", no_wrap=table is wide)
+        table.add_column("score", justify="right", no_wrap=True)
+        table.add_column(gain, justify="right", no_wrap=True)
     for arm in metrics.arms:
-        gain = "" if arm["arm"] == "base" else _with_interval(arm["gain"])
-        table.add_row(one_line(arm_name(arm["arm"])), f"{arm['score'].mean:.1%}", gain)
-    return table
+        name, score, base = one_line(arm_name(arm["arm"])), f"{arm['score'].mean:.1%}", arm["arm"] == "base"
+        wide.add_row(name, score, "" if base else _with_interval(arm["gain"]))
+        narrow.add_row(name, score, "" if base else _signed(arm["gain"].mean))
+    return _Fitting((wide, narrow))
 
 
 def _finding(finding: Finding) -> RenderableType:
