@@ -51,12 +51,13 @@ class SEALFramework:
         require_model(config.model_name, config.device, config.dtype)
         self.config = config
         self.folder = run or Run.create(next_free(config.output_dir), config)
-        self.data = setup.load_data(config)
-        self.tasks = {task.id: task for task in self.data.train}
-        evaluation, val_tasks = config.evaluation, self.data.val
+        data = setup.load_data(config)
         base = load_model(config.model_name, config.device, config.dtype)
         self.grader = setup.grader(config, base)
         self.domain = setup.make_domain(config, self.grader)
+        self.data = setup.fitting(data, self.domain, base)
+        self.tasks = {task.id: task for task in self.data.train}
+        evaluation, val_tasks = config.evaluation, self.data.val
         setup.check_tasks(self.domain, [*self.tasks.values(), *val_tasks], base)
         self.base_version = base.version
         self.reward_model = setup.reward_model(config, self.domain)

@@ -142,6 +142,14 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
     return domain
 
 
+def fitting(data: Halves, domain: BaseDomain, loaded: LoadedModel) -> Halves:
+    """Without the tasks that the model's window is too short for. Raises `DataError` when none is left."""
+    limit = window(loaded.model)
+    if limit is None or not isinstance(domain, BaseDomain):
+        return data
+    return data.keep(lambda task: domain.fits(task, loaded.tokenizer, limit), "too_long")
+
+
 def check_tasks(domain: BaseDomain, tasks: Iterable[Task], loaded: LoadedModel) -> None:
     """Let the domain refuse tasks before anything is computed. Raises `DataError`."""
     limit = window(loaded.model)

@@ -18,11 +18,14 @@ from seal.arc.serialise import encode
 from seal.arc.synthetic import synthetic_tasks
 from seal.arc.tasks import find_task, to_task
 from seal.constrained import ConstrainedWriter
+from seal.data.halves import Halves
+from seal.data.load_report import LoadReport
 from seal.domains.base import InvalidEdit
 from seal.domains.few_shot import PAPER_LORA, FewShotLearning
 from seal.errors import ConfigError, DataError
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.inner.protocol import FollowUp
+from seal.models.builtin import build
 from seal.records import AdaptJob, Answer, EvalPrompt, Sampling, Task, TrainingConfig
 
 TASK = find_task("6150a2bd")  # two demonstrations, one test; the rule is a half turn
@@ -385,3 +388,25 @@ def test_evaluating_one_model_agrees_with_the_engine(
     assert len(outcome.adapted) == len(views) * (1 + len({vote.grid for vote in votes}))
     with pytest.raises(DataError, match="evaluate was given"):
         domain.evaluate(loaded.model, loaded.tokenizer, "task")
+
+
+@pytest.mark.parametrize(("window", "left"), [(4096, 3), (1024, 2), (300, 0)])
+def test_tasks_that_the_window_is_too_short_for_are_left_out_and_counted(window: int, left: int) -> None:
+    domain, tokenizer = FewShotLearning(), build("tiny-random-gpt2")[1]
+
+    def task(name: str, side: int) -> Task:
+        grid = [[1] * side for _ in range(side)]
+        return Task(name, ((grid, grid), (grid, grid)), ((grid, grid),))
+
+    tasks = (task("a", 2), task("b", 3), task("c", 20))
+    data = Halves(tasks, (), (LoadReport("train", 3, 3),))
+    if not left:
+        with pytest.raises(DataError, match="all 3 tasks to train on are left out"):
+            data.keep(lambda t: domain.fits(t, tokenizer, window), "too_long")
+        return
+    kept = data.keep(lambda t: domain.fits(t, tokenizer, window), "too_long")
+    assert len(kept.train) == left
+    assert kept.reports[0].count("too_long") == 3 - left
+    for t in kept.train:
+        longest = max(len(p.ids) + p.sampling.max_new_tokens for p in domain.eval_prompts(t, tokenizer))
+        assert longest <= window

@@ -271,3 +271,12 @@ def test_a_second_adapter_is_refused() -> None:
     model = tiny()
     with LoRAWrapper(model, rank=2), pytest.raises(ModelError, match="already carries an adapter"):
         LoRAWrapper(model, rank=2)
+
+
+def test_query_key_and_value_name_the_layer_that_holds_them_all() -> None:
+    gpt2, llama = build("tiny-random-gpt2")[0], build("tiny-random-llama")[0]
+    fused = target_modules(gpt2, ("c_attn",))
+    assert len(fused) == 2
+    assert target_modules(gpt2, ("q_proj", "v_proj")) == fused
+    assert target_modules(gpt2, ("q_proj", "mlp")) == target_modules(gpt2, ("c_attn", "mlp"))
+    assert all(name.endswith("q_proj") for name in target_modules(llama, ("q_proj",)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seal.data.choice import same_passage, unique_ids
-from seal.data.load_report import LoadReport, Tally, one_line
+from seal.data.load_report import KINDS, LoadReport, Tally, one_line
 from seal.data.loader import report_of
 from seal.errors import DataError
 from seal.records import Task
@@ -19,6 +19,26 @@ class Halves:
     train: tuple[Task, ...]
     val: tuple[Task, ...]
     reports: tuple[LoadReport, ...]
+
+    def keep(self, fits: Callable[[Task], bool], kind: str) -> Halves:
+        """The tasks that fit; the others are left out and counted as `kind`.
+
+        Raises:
+            DataError: none to train on fits.
+        """
+        train, val = ([task for task in half if fits(task)] for half in (self.train, self.val))
+        if self.train and not train:
+            raise DataError(
+                f"all {len(self.train)} tasks to train on are left out: {KINDS[kind][1]}",
+                "use a model with a longer window, or smaller tasks",
+            )
+        reports = []
+        for report, before, after in zip(self.reports, (self.train, self.val), (train, val), strict=False):
+            tally = Tally()
+            tally.take(report)
+            tally.leave_out(kind, [task.id for task in before if task not in after])
+            reports.append(report_of(report.split, after, tally))
+        return Halves(tuple(train), tuple(val), tuple(reports))
 
     def __str__(self) -> str:
         """The counts and what was left out, in one line."""

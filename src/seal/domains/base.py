@@ -73,6 +73,13 @@ class BaseDomain(ABC):
             and type(self).score is not BaseDomain.score
         )
 
+    def fits(self, task: Task, tokenizer: PreTrainedTokenizerBase, window: int) -> bool:
+        """Whether a model that reads `window` tokens can be asked about the task; else it is left out.
+
+        Default: yes.
+        """
+        return True
+
     def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[TrainingSequence, ...]:

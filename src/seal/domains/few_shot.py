@@ -78,6 +78,10 @@ Form: {{"data_generation": {{{flags}}}, "training": {{"strategy": {strategies}, 
 )
 
 
+_MARGIN = 16
+"""Tokens by which one recipe may be longer than another."""
+
+
 class FewShotLearning(BaseDomain):
     """ARC tasks in (`Task.context`: demonstrations, `Task.target`: tests), two attempts a test out.
 
@@ -188,6 +192,14 @@ class FewShotLearning(BaseDomain):
         templated = bool(getattr(tokenizer, "chat_template", None)) and self.chat is not False
         return chat_prompt(tokenizer, text) if templated else text
 
+    def fits(self, task: Task, tokenizer: PreTrainedTokenizerBase, window: int) -> bool:
+        """Whether the request for a recipe, and every test with room for its answer, are within `window`."""
+        codec, request = self.codec(tokenizer), self.prompt_for(task, tokenizer)
+        recipe = len(tokenizer(self.space.draw(0))["input_ids"]) + _MARGIN
+        if len(tokenizer(request, verbose=False)["input_ids"]) + recipe > window:
+            return False
+        return all(len(codec.prompt(v[0])) + codec.budget(v[0]) <= window for v in self._views(task) if v)
+
     def sampler(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
         """The generator that self-edits are drawn from: constrained where `generator` can score texts."""
         scorer = getattr(generator, "scorer", None)
@@ -203,6 +215,9 @@ class FewShotLearning(BaseDomain):
         """
         recipe = _parsed(completion)
         codec = self.codec(tokenizer)
+        longest = min(
+            self.max_row_tokens, getattr(tokenizer, "model_max_length", None) or self.max_row_tokens
+        )
         views = training_views(
             [to_pair(pair) for pair in task.context],
             augmenters(recipe.groups),
@@ -211,11 +226,11 @@ class FewShotLearning(BaseDomain):
             rounds=self.rounds,
             seed=self.seed,
             shared=self.shared_translation,
-            accept=lambda view: codec.length(view) < self.max_row_tokens,
+            accept=lambda view: codec.length(view) < longest,
         )
         if not views:
             raise InvalidEdit(
-                f"task {task.id}: no training row is below {self.max_row_tokens} tokens",
+                f"task {task.id}: no training row is below {longest} tokens",
                 "raise max_row_tokens",
             )
         try:

@@ -51,10 +51,15 @@ def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+_FUSED = dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("c_attn", "query_key_value", "qkv_proj", "Wqkv"))
+"""Names of layers that hold several of what other models keep apart."""
+
+
 def target_modules(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Full names of the layers that `targets` mean in `model`, in the model's order.
 
     A target is a group ("all", "attention", "mlp") or a suffix of module names ("q_proj", "attn.c_proj").
+    Where query, key and value are one layer (GPT-2's `c_attn`), each of the three names means that layer.
 
     Raises:
         ConfigError: a target names no linear layer of this model.
@@ -63,6 +68,8 @@ def target_modules(model: nn.Module, targets: Sequence[str]) -> list[str]:
     wanted: set[str] = set()
     for target in targets:
         found = {name for name in names if _matches(name, target)}
+        if not found and target in _FUSED:
+            found = {name for name in names if name.rpartition(".")[2] in _FUSED[target]}
         if not found:
             kinds = sorted({name.rpartition(".")[2] for name in names})
             raise ConfigError(
