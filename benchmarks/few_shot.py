@@ -22,6 +22,7 @@ from seal.arc.recipe import ArcRecipe
 from seal.arc.sources import domain_options
 from seal.arc.synthetic import synthetic_tasks
 from seal.config import load_config
+from seal.constrained import write
 from seal.domains.few_shot import FewShotLearning
 from seal.engine import EngineSettings, inner_loop
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
@@ -85,11 +86,11 @@ def write_contenders(
     generator = LocalGenerator(loaded)
     prompts = [domain.prompt_for(task, loaded.tokenizer) for task in tasks for _ in range(edits)]
 
-    def write(shared: bool) -> float:
+    def writing(shared: bool) -> float:
         score = generator.scorer() if shared else generator.score
         return len(write(prompts, range(len(prompts)), score, RecipeSpace()))
 
-    return {"read once": lambda: write(True), "read again": lambda: write(False)}
+    return {"read once": lambda: writing(True), "read again": lambda: writing(False)}
 
 
 def _say(title: str, unit: str, rates: dict[str, list[float]]) -> None:

@@ -93,9 +93,9 @@ def test_a_run_keeps_what_was_chosen_when_it_began(tmp_path: Path, monkeypatch: 
     little = int(need.total(Capacity(2, 128)) / 0.8) + 1
     monkeypatch.setattr(memory, "free_bytes", lambda _: little)
     with Run.create(tmp_path / "run", config) as run:
-        first = _capacity(config, run, loaded, workers=1)
+        first = _capacity(config, run, loaded)
         assert first == fitting(need, little, CPU) != Capacity(*ENOUGH_ON_CPU)
     monkeypatch.undo()
     with Run.open(tmp_path / "run") as run:
-        assert _capacity(config, run, loaded, workers=1) == first
+        assert _capacity(config, run, loaded) == first
         assert [row.kind for row in run.journal.rows("capacity")] == ["capacity"]
