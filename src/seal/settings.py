@@ -153,7 +153,7 @@ class InnerConfig(Section):
     """Adapters that one process trains at once; auto: what fits into the memory free as the run begins."""
     batch: AutoOrNatural = "auto"
     """Adapters that are trained and asked as one unit of work, by themselves; the same for every number of
-    workers, so that these change no number. auto: 4 on a CPU, 64 on a GPU."""
+    workers, so that these change no number. auto: 8 on a CPU, 64 on a GPU."""
     token_budget: AutoOrNatural = "auto"
     """Tokens in one packed pass; auto: what fits into the memory free as the run begins."""
     pad_loss: bool = False
