@@ -113,7 +113,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
     """
     data = config.data_config
     loaders = taken(load_object(data.loader), data.options) if data.loader else {}
-    if (data.path or data.dataset_name) == INVENTED:
+    if data.dataset_name == INVENTED:  # also with a `path` over a preset of that data set
         loaders |= own_options(data.options)
     options = {name: value for name, value in data.options.items() if name not in loaders}
     if config.domain == "knowledge_incorporation":
