@@ -1,7 +1,7 @@
-"""Arms of one or more runs compared in pairs over held-out tasks: `python experiments/study_plans/compare.py RUN...`.
+"""Arms of runs compared in pairs over held-out tasks: `python experiments/study_plans/compare.py RUN...`.
 
-Prints every arm's mean, the plans that it chose, and the paired differences from the arm after RL with 95 % intervals
-over the tasks of all runs together.
+Prints every arm's mean, the plans that it chose, and the paired differences from the arm after RL, with
+95 % intervals over the tasks of all runs together.
 """
 
 from __future__ import annotations
