@@ -111,7 +111,7 @@ def test_the_card_says_what_was_taught(taught: Path, tmp_path: Path) -> None:
     text = (export(str(taught), "merged", tmp_path / "out") / "README.md").read_text()
     assert "Base: `tiny-random-llama`" in text
     assert "gate.txt" in text
-    assert "120 optimiser steps" in text
+    assert "150 optimiser steps" in text  # 120 of the passage, and a fifth that keeps what the base says
     assert "rank 8" in text
 
 
