@@ -224,7 +224,7 @@ def test_an_unwritable_output_folder(tmp_path: Path, capsys: Output) -> None:
 
 def test_a_damaged_run_says_what_is_damaged(tmp_path: Path, capsys: Output) -> None:
     folder = tmp_path / "run"
-    assert main(train(folder, keep="best_of_k")) == 0
+    assert main(train(folder, keep="best_of_k", reward="log_likelihood")) == 0
     resume = ["resume", str(folder), "--log-level", "ERROR"]
     journal, weights = folder / "journal.jsonl", folder / "checkpoints" / "policy-1" / "model.safetensors"
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -265,7 +265,12 @@ def test_a_full_disk_loses_nothing(size: str, tmp_path: Path) -> None:
         ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", str(disk)], capture_output=True
     ).returncode:
         pytest.skip("mounting a small file system needs more rights")
-    arguments = [size, str(disk), sys.executable, *sets(QUICK | {"keep": "best_of_k"})]
+    arguments = [
+        size,
+        str(disk),
+        sys.executable,
+        *sets(QUICK | {"keep": "best_of_k", "reward": "log_likelihood"}),
+    ]
     done = subprocess.run(
         ["unshare", "-m", "bash", "-c", FULL_DISK, "bash", *arguments],
         capture_output=True,

@@ -48,6 +48,14 @@ class _JsonLines(logging.Formatter):
         return redact(json.dumps(entry, ensure_ascii=False))
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written (a full disk) is no news of its own: the journal says it, in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def set_up(level: str = "INFO", folder: Path | None = None) -> Console | None:
     """Show messages from `level` on stderr, and write all from DEBUG to `folder/seal.jsonl`.
 
@@ -65,7 +73,7 @@ def set_up(level: str = "INFO", folder: Path | None = None) -> Console | None:
     logger.propagate = False
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / "seal.jsonl", encoding="utf-8", errors="backslashreplace")
+        file = _LogFile(folder / "seal.jsonl", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(_JsonLines())
         logger.addHandler(file)
     logger.setLevel("DEBUG" if folder is not None else level)
