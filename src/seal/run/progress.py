@@ -58,6 +58,7 @@ def _bars(console: Console) -> Iterator[Progress]:
         def report(stage: str, done: int, total: int) -> None:
             if stage not in open_now:
                 open_now[stage] = display.add_task(stage, total=total)
+                display.refresh()  # also a stage that is over at once was seen
             display.update(open_now[stage], completed=done, total=total)
             if done >= total:
                 display.remove_task(open_now.pop(stage))
