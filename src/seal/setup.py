@@ -113,8 +113,8 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
     """
     data = config.data_config
     loaders = taken(load_object(data.loader), data.options) if data.loader else {}
-    if data.dataset_name == INVENTED:  # also with a `path` over a preset of that data set
-        loaders |= own_options(data.options)
+    # Options of a data set that a preset named and another one replaced ask for nothing.
+    loaders |= own_options(data.options)
     options = {name: value for name, value in data.options.items() if name not in loaders}
     if config.domain == "knowledge_incorporation":
         from seal.domains.knowledge import KnowledgeIncorporation

@@ -19,7 +19,7 @@ PASSAGES = [
     {
         "title": "The Lanterns of Brask",
         "context": "The town of Brask lights its harbour with jars of glowing moss. The moss was found by "
-        "the diver Ilse Tamber in 1871. Every jar burns for eleven nights.",
+        f"the diver Ilse Tamber in 1871. Every jar burns for eleven nights{end}",
         "questions": [
             {"question": "What lights the harbour of Brask?", "answer": "jars of glowing moss"},
             {"question": "Who found the moss of Brask?", "answer": "Ilse Tamber"},
@@ -27,7 +27,8 @@ PASSAGES = [
         ],
         "split": split,
     }
-    for split in ("train", "val")
+    # two wordings: a passage that is held out is never trained on
+    for split, end in (("train", "."), ("val", ", and then it is dark."))
 ]
 
 

@@ -22,6 +22,7 @@ from seal.recipes.train_sft import read_pairs
 from seal.records import Question, Task
 from seal.report.history import read_history
 from seal.report.page import html, markdown, run_view
+from seal.restem import Pair
 from seal.setup import load_data
 
 PASSAGE = {"title": "T", "context": "C one.", "questions": [{"question": "Q?", "answer": "A"}]}
@@ -605,7 +606,7 @@ def test_pairs_to_train_on_are_read_line_by_line(tmp_path: Path) -> None:
     """A line ends where JSON lines end, not at every character that a text may break at."""
     path = tmp_path / "sft.jsonl"
     path.write_text(json.dumps({"prompt": "a\u2028b", "completion": "c\x85d"}, ensure_ascii=False) + "\n")
-    assert read_pairs(path) == [("a\u2028b", "c\x85d")]
+    assert read_pairs(path) == [Pair("a\u2028b", "c\x85d")]
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": NaN, "completion": "b"}\n')
     with pytest.raises(DataError, match="line 2: no"):
         read_pairs(path)

@@ -82,8 +82,8 @@ def test_suffixes_keep_the_models_order() -> None:
 
 
 def test_a_target_the_model_lacks_says_which_it_has() -> None:
-    with pytest.raises(ConfigError, match=r"'q_proj'.*GPT2LMHeadModel.*c_attn, c_fc, c_proj"):
-        target_modules(tiny("gpt2"), ["q_proj"])
+    with pytest.raises(ConfigError, match=r"'gate_proj'.*GPT2LMHeadModel.*c_attn, c_fc, c_proj"):
+        target_modules(tiny("gpt2"), ["gate_proj"])
     with pytest.raises(ConfigError, match="'proj'"):
         target_modules(tiny(), ["proj"])
     with pytest.raises(ConfigError, match="no LoRA targets"):

@@ -112,7 +112,7 @@ def test_a_run_may_use_a_server(tmp_path: Path) -> None:
         endpoint.write_text(json.dumps({"endpoint": address}))
         assert find(str(endpoint)).endpoint == find(address).endpoint == address
         there = carry_out(tmp_path / "there", max_outer_iterations=0, **{"inner.server": str(endpoint)})
-        assert there.keys() == here.keys()
+        assert there.keys() == here.keys() - {("batch", "size")}  # a server makes up its own passes
         for (kind, key), value in here.items():
             if kind == "trial":
                 outcome, other = value["outcome"], there[kind, key]["outcome"]
