@@ -43,6 +43,8 @@ def test_one_round_with_the_built_in_model(smollm: LoadedModel, tmp_path: Path) 
         "data_config.prompt_type": "rewrite",
         "data_config.options": {"chat": "auto"},
         "generation.explore": 0.0,
+        "lora_r": 32,
+        "lora_alpha": 64,
         "inner.epochs": 6,
         "inner.steps": 0,
         "sft.steps": 0,
