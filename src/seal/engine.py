@@ -110,5 +110,5 @@ def _models(loaded: LoadedModel, n: int) -> list[WorkerModel]:
         f"cuda:{((device.index or 0) + i) % gpus}" if device.type == "cuda" else "cpu" for i in range(n)
     ]
     dtype = str(loaded.model.dtype).removeprefix("torch.")
-    handed = shared(loaded)
-    return [WorkerModel(loaded.source, loaded.version, place, dtype, handed) for place in places]
+    handed, told = shared(loaded), loaded.contract.settings
+    return [WorkerModel(loaded.source, loaded.version, place, dtype, handed, told) for place in places]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from seal.estep import EStep
 from seal.intervals import GAINS, SCORES, Interval, interval, span
 from seal.records import ArmScore, Baseline, Performance, PolicyUpdate, SelfEdit, Task, TaskScore, Trial
 from seal.seeds import derive
+
+log = logging.getLogger(__name__)
 
 #: Numbers of the evaluations, in the place of a round's.
 BEFORE, AFTER, PLACEBO = -1, -2, -3
@@ -135,8 +138,14 @@ class HeldOut:
         return arms
 
     def after(self, estep: EStep, arms: Sequence[ArmScore]) -> list[ArmScore]:
-        """Self-edits of the policy after the rounds. If it is still the one from before, there is no arm."""
+        """Self-edits of the policy after the rounds.
+
+        If it is still the one from before, or if another model writes (a server), there is no such arm.
+        """
         if not self.tasks or estep.policy.version == arms[0].policy or not self.wants("self_edit_rl"):
+            return []
+        if not getattr(estep.sampler and estep.sampler.generator, "follows_policy", True):
+            log.warning("no self_edit_rl arm: the server that writes did not get the trained policy")
             return []
         base, performances = self._base(estep, "base_rl", AFTER)
         edits = estep.write(self.tasks, self.samples, AFTER)

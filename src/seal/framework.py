@@ -52,7 +52,7 @@ class SEALFramework:
         self.config = config
         self.folder = run or Run.create(next_free(config.output_dir), config)
         data = setup.load_data(config)
-        base = load_model(config.model_name, config.device, config.dtype)
+        base = load_model(config.model_name, config.device, config.dtype, config.prompts())
         self.grader = setup.grader(config, base)
         self.domain = setup.make_domain(config, self.grader)
         self.data = setup.fitting(data, self.domain, base)
@@ -181,7 +181,7 @@ class SEALFramework:
         gc.collect()
         config = self.config
         source = str(self.folder.path / latest.checkpoint) if latest else config.model_name
-        policy = load_model(source, config.device, config.dtype)
+        policy = load_model(source, config.device, config.dtype, config.prompts())
         self.estep = setup.estep(config, self.folder, self.domain, self.grader, policy)
 
     def _controls(self, updates: Sequence[PolicyUpdate], arms: Sequence[ArmScore]) -> list[ArmScore]:

@@ -10,6 +10,7 @@ from seal.grading import Grader
 from seal.inner.base_answers import BaseAnswers
 from seal.inner.protocol import FollowUp, InnerLoop
 from seal.records import AdaptJob, AdaptOutcome, Answer, EvalPrompt, Question, Verdict
+from seal.thoughts import without_thoughts
 
 
 class Graded:
@@ -74,7 +75,7 @@ class Graded:
         return replace(outcome, baseline=baseline, adapted=(*answers[len(fresh) :], *later))
 
     def _with_verdicts(self, given: Sequence[tuple[EvalPrompt, Answer]]) -> list[Answer]:
-        items = [(p.question, a.text) for p, a in given if p.question is not None]
+        items = [(p.question, without_thoughts(a.text)) for p, a in given if p.question is not None]
         verdicts = iter(self._verdicts(items))
         return [a if p.question is None else _with(a, *next(verdicts)) for p, a in given]
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from seal.errors import ConfigError, DataError, GenerationError
 from seal.lexical import is_correct
 from seal.plugins import build, is_import_path, load_object
 from seal.records import Question, Sampling, Verdict
+from seal.remote import RemoteModel
+from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from seal.inner.protocol import Generator
@@ -112,22 +112,10 @@ class JudgeGrader:
             raise ConfigError(f"judge timeout is {timeout}, backoff {backoff}", "give seconds above 0")
         if not model:
             raise ConfigError("the judge has no model name", "set it to a model that the endpoint serves")
-        if base_url and urlsplit(base_url).scheme not in ("http", "https"):
-            raise ConfigError(
-                f"judge base_url {_host(base_url)!r} is not an http(s) address", "write http://host:port/v1"
-            )
         self._prompt = _checked_prompt(prompt)
-        self._where = f"judge {model} at {_host(base_url) or 'api.openai.com'}"
-        self._model, self._concurrency, self._attempts = model, concurrency, attempts
+        self._remote = RemoteModel(model, base_url, api_key_env, timeout=timeout, what="judge ")
+        self._concurrency, self._attempts = concurrency, attempts
         self._backoff, self._max_tokens = backoff, max_tokens
-        from openai import OpenAI
-
-        self._client = OpenAI(
-            base_url=base_url or "https://api.openai.com/v1",
-            api_key=_key(api_key_env),
-            timeout=timeout,
-            max_retries=0,  # the retries below are the only ones
-        )
 
     def grade(self, items: Sequence[tuple[Question, str]]) -> list[Grade]:
         """One grade for every item, asked concurrently; an empty answer is wrong without asking."""
@@ -144,7 +132,7 @@ class JudgeGrader:
         if not answer.strip():
             return Grade(Verdict.WRONG)
         if down.is_set():
-            return Grade(Verdict.ERROR, f"{self._where}: not asked, the endpoint failed before")
+            return Grade(Verdict.ERROR, f"{self._remote.where}: not asked, the endpoint failed before")
         tries = Retrying(
             retry=retry_if_exception(_retriable),
             stop=stop_after_attempt(self._attempts),
@@ -154,25 +142,18 @@ class JudgeGrader:
         try:
             return tries(self._ask, _fill(self._prompt, question, answer))
         except _Unparsable as error:
-            return Grade(Verdict.ERROR, f"{self._where}: {error}")
-        except openai.APIStatusError as error:
-            if error.status_code in (401, 403, 404):
+            return Grade(Verdict.ERROR, f"{self._remote.where}: {error}")
+        except GenerationError as error:  # no completion came back
+            return Grade(Verdict.ERROR, str(error))
+        except openai.APIError as error:
+            lost = isinstance(error, openai.APIConnectionError)
+            if lost or getattr(error, "status_code", None) in (401, 403, 404):
                 down.set()
-            return Grade(Verdict.ERROR, f"{self._where}: {type(error).__name__}, status {error.status_code}")
-        except openai.APIError as error:  # the text may hold what was sent, so only its class is told
-            if isinstance(error, openai.APIConnectionError):
-                down.set()
-            return Grade(Verdict.ERROR, f"{self._where}: {type(error).__name__}")
+            return Grade(Verdict.ERROR, f"{self._remote.where}: {self._remote.reason(error)}")
 
     def _ask(self, prompt: str) -> Grade:
-        reply = self._client.chat.completions.create(
-            model=self._model,
-            messages=[{"role": "user", "content": prompt}],
-            temperature=0.0,
-            max_tokens=self._max_tokens,
-        )
-        text = (reply.choices[0].message.content or "") if reply.choices else ""
-        return Grade(_verdict(parse_yes_no(text)))
+        reply = self._remote.chat(prompt, self._max_tokens, temperature=0.0)
+        return Grade(_verdict(parse_yes_no(reply.text)))
 
 
 class LocalModelGrader:
@@ -235,7 +216,7 @@ def make_grader(kind: str = "lexical", **options: Any) -> Grader:
 
 def parse_yes_no(reply: str) -> bool:
     """Whether a judge's reply says yes; anything but a leading yes or no raises an error."""
-    text = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
+    text = without_thoughts(reply)
     match = re.match(r"\W*(yes|no)\b", text, re.IGNORECASE)
     if not match:
         raise _Unparsable(f"the reply is neither yes nor no: {' '.join(text.split())[:60]!r}")
@@ -295,20 +276,3 @@ def _fill(prompt: str, question: Question, answer: str) -> str:
     gold = golds[0] if len(golds) == 1 else "any one of these:\n- " + "\n- ".join(golds)
     values = {"question": question.question, "gold": gold, "answer": answer[:_ANSWER_LIMIT]}
     return re.sub(r"\{(question|gold|answer)\}", lambda m: values[m[1]], prompt)
-
-
-def _host(url: str) -> str:
-    """Host and port of `url`: user names and passwords in it stay untold."""
-    parts = urlsplit(url)
-    return parts.netloc.rpartition("@")[2]
-
-
-def _key(variable: str) -> str:
-    if not variable:
-        return "none"  # the client insists on one; servers without keys ignore it
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        raise ConfigError(
-            f"the environment variable {variable} is not set", "export it with the judge's API key"
-        )
-    return value

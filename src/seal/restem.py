@@ -24,9 +24,11 @@ from seal.errors import ConfigError, DataError, ModelError
 from seal.models.checkpoint import save_checkpoint
 from seal.models.lora import Factors, LoRAWrapper
 from seal.models.merge import merged
+from seal.models.prompt import PromptContract, contract_of
 from seal.models.window import window
 from seal.records import Reward, SelfEdit, TrainingConfig, TrainingSequence
 from seal.seeds import derive
+from seal.thoughts import without_thoughts
 from seal.training_config import PAPER_SFT
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Selection:
     @property
     def pairs(self) -> list[Pair]:
         """Prompt and completion of every kept self-edit; of one that is empty there is nothing to learn."""
-        return [pair_of(edit) for edit in self.kept if edit.completion.strip()]
+        return [pair_of(edit) for edit in self.kept if without_thoughts(edit.completion).strip()]
 
 
 def select(
@@ -225,39 +227,32 @@ def save_merged(loaded: LoadedModel, factors: Factors, sft: TrainingConfig, fold
 def completion_sequences(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limit: int | None = None
 ) -> list[TrainingSequence]:
-    """One row a pair: the prompt, masked; the completion and the end token, learned.
+    """One row a pair: the prompt, masked; the completion without thoughts, and its end, learned.
 
-    A completion that was cut short gets no end token, or the policy would learn to stop in mid-sentence.
-
-    A prompt is complete text (chat template already applied); a start token is added only where the
-    tokenizer adds one and the text does not begin with it.
+    A completion that was cut short gets no end token, or the policy would learn to stop in mid-sentence. A
+    prompt is complete text (chat template already applied); see `seal.models.prompt`.
 
     Raises:
         DataError: a row is longer than `limit` tokens, or its completion is empty.
     """
-    return [_completion_sequence(tokenizer, pair, limit, n) for n, pair in enumerate(pairs, 1)]
+    contract = contract_of(tokenizer)
+    return [_completion_sequence(contract, pair, limit, n) for n, pair in enumerate(pairs, 1)]
 
 
 def _completion_sequence(
-    tokenizer: PreTrainedTokenizerBase, pair: Pair, limit: int | None, number: int
+    contract: PromptContract, pair: Pair, limit: int | None, number: int
 ) -> TrainingSequence:
     prompt, completion, truncated = Pair(*pair)
+    completion = without_thoughts(completion)
     if not completion.strip():
         raise DataError(f"completion {number} of the SFT data is empty", "drop it from the data")
-    special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
-    start = list(tokenizer(prompt, add_special_tokens=special)["input_ids"])
-    ids = list(tokenizer(prompt + completion, add_special_tokens=special)["input_ids"])
-    if ids[: len(start)] != start:  # a token spans the border: keep the prompt as generation sees it
-        ids = start + list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-    truncated = truncated or (limit is not None and len(ids) >= limit)
-    if tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id and not truncated:
-        ids.append(int(tokenizer.eos_token_id))
-    if limit is not None and len(ids) > limit:
+    row = contract.pair(prompt, completion, limit, truncated=truncated)
+    if limit is not None and len(row.ids) > limit:
         raise DataError(
-            f"prompt and completion {number} have {len(ids)} tokens and the model's window is {limit}",
+            f"prompt and completion {number} have {len(row.ids)} tokens and the model's window is {limit}",
             "shorten the passage or lower generation.max_new_tokens",
         )
-    return TrainingSequence(tuple(ids), loss=((len(start), len(ids)),))
+    return row
 
 
 def train_on_sequences(

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, DataError, GenerationError
 from seal.plugins import taken
+from seal.models.prompt import contract_of
 from seal.records import Sampling, SelfEdit, Task
 from seal.seeds import derive
+from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -144,8 +146,7 @@ def _check_placeholders(name: str, text: Any) -> None:
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """`text` as the user's turn in the tokenizer's chat template, up to where the model's turn starts."""
-    message = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    return contract_of(tokenizer).user_turn(text)
 
 
 class SelfEditGenerator:
@@ -250,8 +251,10 @@ def sequence_texts(
     The completion is split at `---`. With `split_newlines` every non-empty line is a sequence of its own, but
     a completion of questions and answers is split before each `Question N:` (the first gets `Question 1: `
     where it has none), and a first line is dropped when the second begins with `1.` (an announcement).
-    Everything is stripped. Same results as the official code on its published completions.
+    Everything is stripped, and thoughts are left out. Same results as the official code on its published
+    completions.
     """
+    completion = without_thoughts(completion)
     parts = [part.strip() for part in completion.split("---")]
     if split_newlines:
         parts = _split_questions(parts) if _is_questions(completion) else _split_lines(parts)

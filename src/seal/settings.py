@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from pydantic import (
 
 from seal import training_config as tc
 from seal import yaml_lines
+from seal.models.prompt import DEFAULT_DATE, PromptSettings
 from seal.plugins import is_import_path
 from seal.records import Sampling, TrainingConfig
 
@@ -58,6 +60,13 @@ def _base_url(value: str) -> str:
     if not re.match(r"^https?://[^\s/]+", value):
         raise ValueError("must begin with http:// or https://")
     return value.rstrip("/")
+
+
+def _day(value: str) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError:
+        raise ValueError("must be a day like 2024-07-26") from None
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -175,6 +184,10 @@ class GenerationConfig(Section):
     """What happens to a self-edit (knowledge incorporation, every arm) with loops, echoes of the instruction,
     or names and numbers that its passage lacks. off: nothing; record: they are noted; drop-lines: noted, and
     loops and echoes are not trained on; refuse: noted, and the self-edit is not trained on."""
+    template_arguments: dict[str, Any] = {}
+    """Arguments for the model's chat template; thinking is off unless `enable_thinking: true` stands here."""
+    date: Annotated[str, AfterValidator(_day)] = DEFAULT_DATE
+    """Day, as year-month-day, that a chat template is told which prints today's."""
     base_url: BaseUrl | None = None
     """OpenAI-compatible server that writes instead of the local policy, such as http://localhost:8000/v1."""
     model: str | None = None
@@ -364,6 +377,14 @@ class SEALConfig(Section):
             learning_rate=self.learning_rate,
             **self.inner.model_dump(include={field.name for field in fields(TrainingConfig)}),
         )
+
+    def sft_training(self) -> TrainingConfig:
+        """The M-step's recipe."""
+        return TrainingConfig(**self.sft.model_dump())
+
+    def prompts(self) -> PromptSettings:
+        """What the chat template is told."""
+        return PromptSettings(self.generation.template_arguments, self.generation.date)
 
     def sampling(self) -> Sampling:
         """How self-edits are drawn."""

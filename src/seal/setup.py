@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from seal.models.load import LoadedModel
     from seal.run.folder import Run
     from seal.self_edit import SelfEditGenerator
+
+
+log = logging.getLogger(__name__)
 
 
 def load_data(config: SEALConfig) -> Halves:
@@ -151,9 +156,15 @@ def fitting(data: Halves, domain: BaseDomain, loaded: LoadedModel) -> Halves:
 
 
 def check_tasks(domain: BaseDomain, tasks: Iterable[Task], loaded: LoadedModel) -> None:
-    """Let the domain refuse tasks before anything is computed. Raises `DataError`."""
+    """Refuse tasks before anything is computed: by the domain's check, and where a prompt cannot be made.
+
+    Raises:
+        DataError: the domain refuses a task.
+        ModelError: the chat template loses or changes a prompt.
+    """
     limit = window(loaded.model)
     for task in tasks:
+        domain.prompt_for(task, loaded.tokenizer)
         domain.check(task, loaded.tokenizer, limit)
 
 
@@ -191,11 +202,9 @@ def grader(config: SEALConfig, base: LoadedModel) -> Grader:
         return make_grader("lexical")
     if g.kind == "local":
         from seal.inner.loop import LocalGenerator
-        from seal.models.load import apply_chat
 
-        return make_grader(
-            "local", generator=LocalGenerator(base), wrap=lambda text: apply_chat(base.tokenizer, text)
-        )
+        wrap = base.contract.user_turn if base.contract.uses_chat() else None
+        return make_grader("local", generator=LocalGenerator(base), wrap=wrap)
     return make_grader(
         "judge",
         base_url=g.base_url,
@@ -300,7 +309,7 @@ def make_generator(config: SEALConfig, policy: LoadedModel | None) -> Generator:
         return LocalGenerator(policy)
     from seal.models.openai_generator import OpenAIGenerator
 
-    return OpenAIGenerator(
+    generator = OpenAIGenerator(
         g.model or config.model_name,
         g.base_url,
         g.api,
@@ -308,4 +317,17 @@ def make_generator(config: SEALConfig, policy: LoadedModel | None) -> Generator:
         concurrency=g.concurrency,
         timeout=g.timeout_s,
         attempts=g.max_attempts,
+        contract=policy.contract if policy else None,
+    )
+    if policy is not None:
+        _say_apart(generator.where)
+    return generator
+
+
+@cache
+def _say_apart(where: str) -> None:
+    """Say it once, and not with every policy."""
+    log.warning(
+        "%s writes the self-edits of every round: no trained policy reaches it, so no arm follows the rounds",
+        where,
     )

@@ -21,7 +21,7 @@ from seal.inner.packing import pack
 from seal.inner.runtime import Runtime
 from seal.inner.stack import stack_up
 from seal.models.load import LoadedModel
-from seal.models.lora import target_modules
+from seal.models.lora import LoRAWrapper, target_modules
 from seal.records import TrainingConfig
 
 # PEFT still asks transformers for this name.
@@ -125,7 +125,7 @@ def test_adapters_that_peft_made_can_be_loaded(
     ("changes", "named"),
     [
         ({"use_dora": True}, "use_dora"),
-        ({"use_rslora": True}, "use_rslora"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights pissa"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
@@ -139,9 +139,52 @@ def test_what_is_not_plain_lora_is_refused(
     tiny: Callable[..., LoadedModel], folder: Path, changes: dict[str, Any], named: str
 ) -> None:
     peft_folder(tiny("qwen2"), folder, **changes)
+    loaded = tiny("qwen2")
     with pytest.raises(ModelError, match=named) as caught:
-        load_adapter(Runtime.of(tiny("qwen2").model), folder)
+        load_adapter(Runtime.of(loaded.model), folder)
     assert "only plain LoRA" in caught.value.fix
+    wrapper = LoRAWrapper(loaded.model, rank=5, alpha=7, targets=["q_proj", "down_proj"])
+    with wrapper, pytest.raises(ModelError, match=named):
+        wrapper.load(folder)
+
+
+def test_rank_stabilised_scaling_is_honoured_by_both_readers(
+    tiny: Callable[..., LoadedModel], folder: Path
+) -> None:
+    base = tiny()
+    base.model.double()
+    theirs = logits(peft_folder(base, folder, use_rslora=True))
+    loaded, targets = tiny(), ["q_proj", "down_proj"]
+    loaded.model.double()
+    adapter = load_adapter(Runtime.of(loaded.model), folder)
+    assert relative(engine_logits(loaded, adapter), theirs) < SAME
+    with LoRAWrapper(loaded.model, rank=5, alpha=7 * 5**0.5, targets=targets) as wrapper:
+        wrapper.load(folder)
+        assert relative(logits(wrapper.peft), theirs) < SAME
+    plain = LoRAWrapper(loaded.model, rank=5, alpha=7, targets=targets)
+    with plain, pytest.raises(ModelError, match=r"alpha 15\.6525, this wrapper 5 and 7"):
+        plain.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("peft_type", "IA3"),
+        ("lora_bias", True),
+        ("layer_replication", [[0, 2]]),
+        ("use_something_new", True),
+        ("something_new_config", {"a": 1}),
+        ("trainable_token_indices", [1]),
+    ],
+)
+def test_any_other_method_is_refused_by_name(
+    tiny: Callable[..., LoadedModel], folder: Path, key: str, value: Any
+) -> None:
+    peft_folder(tiny(), folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ModelError, match=key):
+        load_adapter(Runtime.of(tiny().model), folder)
 
 
 def test_an_adapter_of_another_model_is_refused(tiny: Callable[..., LoadedModel], folder: Path) -> None:

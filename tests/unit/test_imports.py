@@ -32,6 +32,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "whole_file",
             "cloze",
             "trace",
+            "thoughts",
+            "remote",
         }
     ),
     frozenset({"settings"}),
@@ -50,7 +52,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "__main__"}),
 )
 #: Single files that live higher up than what they depend on: no engine is in them.
-LOW = {"inner.schedule", "inner.protocol"}
+LOW = {"inner.schedule", "inner.protocol", "models.prompt", "models.prompt_check"}
 #: Upward imports that are meant.
 MEANT = {
     ("settings", "config"): "SEALConfig.from_yaml hands over to the reader, which needs the schema first",

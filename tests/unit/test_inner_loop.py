@@ -17,12 +17,13 @@ from inner_contract import RECIPE, InnerLoopContract, fact, job, same_outcome
 from seal.errors import GenerationError
 from seal.graded import Graded
 from seal.grading import Grader, LexicalGrader
-from seal.inner.loop import LocalGenerator, LocalInnerLoop, prompt_ids, stop_ids
+from seal.inner.loop import LocalGenerator, LocalInnerLoop, stop_ids
 from seal.inner.protocol import Generator, InnerLoop
 from seal.inner.runtime import Runtime
 from seal.inner.score import PrefixScorer
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper
+from seal.models.prompt import contract_of
 from seal.records import AdaptJob, Sampling
 from seal.serve.client import RemoteInnerLoop
 from seal.serve.link import Link
@@ -158,7 +159,7 @@ def test_completions_are_repeatable_and_stop(tiny_family: LoadedModel) -> None:
 
 def test_greedy_completions_equal_generate(tiny_family: LoadedModel) -> None:
     text = "The answer is"
-    ids = torch.tensor([prompt_ids(tiny_family.tokenizer, text)])
+    ids = torch.tensor([tiny_family.contract.ids(text)])
     assert ids[0].tolist() == tiny_family.tokenizer(text)["input_ids"]
     out = tiny_family.model.generate(
         input_ids=ids,
@@ -173,9 +174,9 @@ def test_greedy_completions_equal_generate(tiny_family: LoadedModel) -> None:
 
 def test_a_start_token_is_added_once(tiny: Callable[..., LoadedModel]) -> None:
     tokenizer = tiny("gemma3").tokenizer
-    assert prompt_ids(tokenizer, "ab") == (259, 97, 98)
-    assert prompt_ids(tokenizer, "<|startoftext|>ab") == (259, 97, 98)
-    assert prompt_ids(tiny("llama").tokenizer, "ab") == (97, 98)
+    assert contract_of(tokenizer).ids("ab") == (259, 97, 98)
+    assert contract_of(tokenizer).ids("<|startoftext|>ab") == (259, 97, 98)
+    assert tiny("llama").contract.ids("ab") == (97, 98)
 
 
 def test_scores_equal_transformers(tiny_family: LoadedModel) -> None:
@@ -214,7 +215,7 @@ def test_more_prompts_than_rows_are_scored_in_groups(tiny: Callable[..., LoadedM
     generator = LocalGenerator(loaded)
     for more in ("", " today", " today, they say"):
         asked = [(stem + more, choice) for stem in stems for choice in (" yes", " no, never", "!")]
-        ids = [(prompt_ids(loaded.tokenizer, p), prompt_ids(loaded.tokenizer, c)) for p, c in asked]
+        ids = [(loaded.contract.ids(p), loaded.contract.ids(c)) for p, c in asked]
         found = scorer.score([p for p, _ in ids], [c for _, c in ids])
         assert found == pytest.approx(generator.score(*zip(*asked, strict=True)), rel=1e-4)  # type: ignore[arg-type]
     assert scorer.score([], []) == []

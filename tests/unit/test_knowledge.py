@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerFast
 
 from seal.domains.answering import answer_prompt
 from seal.domains.base import InvalidEdit
-from seal.domains.knowledge import KnowledgeIncorporation, sequence_from_text
+from seal.domains.knowledge import KnowledgeIncorporation
 from seal.errors import ConfigError, DataError, GradingError
 from seal.graded import Graded
 from seal.grading import Grade, LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import LoadedModel
+from seal.models.prompt import contract_of
 from seal.records import AdaptJob, Answer, Performance, Question, Task, TrainingConfig, Verdict
 from seal.settings import EditCheck
 
@@ -129,20 +130,20 @@ def test_the_check_refuses_what_it_is_told_to_and_what_is_nothing_else() -> None
     ],
 )
 def test_tokens_up_to_the_mask_are_not_trained_on(text: str, mask: str, trained: str) -> None:
-    row = sequence_from_text(bpe(), text, mask)
+    row = contract_of(bpe()).sequence(text, mask)
     assert bpe().decode(row.ids) == text
     assert bpe().decode([row.ids[i] for i in row.labelled()]) == trained
 
 
 def test_masks_at_the_edges() -> None:
-    assert sequence_from_text(bpe(), "the river", "nowhere") == sequence_from_text(bpe(), "the river")
+    assert contract_of(bpe()).sequence("the river", "nowhere") == contract_of(bpe()).sequence("the river")
     with pytest.raises(DataError, match="nothing to train on behind 'river'"):
-        sequence_from_text(bpe(), "the river", "river")
-    ended = sequence_from_text(bpe(), "the river", "river", append_eos=True)
+        contract_of(bpe()).sequence("the river", "river")
+    ended = contract_of(bpe()).sequence("the river", "river", append_eos=True)
     assert [ended.ids[i] for i in ended.labelled()] == [bpe().eos_token_id]
     assert len(bpe()(" river")["input_ids"]) == 1
     with pytest.raises(DataError, match="nothing to train on"):
-        sequence_from_text(bpe(), "the river", "ri")  # the token belongs to the mask in part
+        contract_of(bpe()).sequence("the river", "ri")  # the token belongs to the mask in part
 
 
 # --- evaluation prompts ---------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from seal.errors import ModelError
 from seal.models import builtin
 from seal.models import gguf as seal_gguf
 from seal.models.checkpoint import file_digest, save_checkpoint, verify_checkpoint
-from seal.models.load import apply_chat, load_model, pick_device, pick_dtype
+from seal.models.load import load_model, pick_device, pick_dtype
+from seal.models.lora import LoRAWrapper
 
 
 @pytest.fixture
@@ -104,9 +105,10 @@ def test_byte_tokenizer_maps_bytes_and_loses_nothing(text: str) -> None:
 
 def test_start_token_and_chat_template_follow_the_family(tiny: Any) -> None:
     assert tiny("gemma2").tokenizer("a")["input_ids"] == [259, ord("a")]
-    assert apply_chat(tiny("llama").tokenizer, "Hi") == "Hi"
-    chat = apply_chat(tiny("qwen2").tokenizer, "Hi")
-    assert chat == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert not tiny("llama").contract.uses_chat()
+    chat = tiny("qwen2").contract
+    assert chat.uses_chat()
+    assert chat.user_turn("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 # -- checkpoints
@@ -285,7 +287,7 @@ def test_an_unwritable_cache_says_which_variable_to_set(
 
 
 def test_smollm_knows_something_and_is_unpacked_once(smollm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = apply_chat(smollm.tokenizer, "What is the capital of France?")
+    prompt = smollm.contract.user_turn("What is the capital of France?")
     assert prompt.endswith("<|im_start|>assistant\n")
     inputs = smollm.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     out = smollm.model.generate(**inputs, max_new_tokens=12, do_sample=False)
@@ -347,6 +349,19 @@ def test_names_that_do_not_resolve(name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_adapter_beside_a_models_weights_is_refused(tmp_path: Path, tiny: Any) -> None:
+    """transformers would put it on the model, a second time where it is merged already."""
+    loaded = tiny("llama")
+    with LoRAWrapper(loaded.model, rank=2) as adapter:
+        adapter.save(tmp_path / "m")
+    save_checkpoint(loaded.model, loaded.tokenizer, tmp_path / "plain")
+    for file in (tmp_path / "plain").iterdir():
+        if file.name != "manifest.json":
+            file.rename(tmp_path / "m" / file.name)
+    with pytest.raises(ModelError, match="an adapter beside the model's own weights"):
+        load_model(str(tmp_path / "m"), "cpu")
+
+
 def test_folders_that_hold_no_loadable_model(tmp_path: Path, tiny: Any) -> None:
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         load_model(str(tmp_path))
@@ -360,6 +375,7 @@ def test_folders_that_hold_no_loadable_model(tmp_path: Path, tiny: Any) -> None:
     save_checkpoint(tiny().model, tiny().tokenizer, tmp_path / "m")
     shutil.move(tmp_path / "m/model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
+    (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(ModelError, match="transformers cannot load"):
         load_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{")

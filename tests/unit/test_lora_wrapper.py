@@ -244,7 +244,10 @@ def test_load_refuses_what_does_not_fit(tmp_path: Path) -> None:
         other.load(tmp_path)
     with LoRAWrapper(tiny(), rank=4, alpha=8) as other, pytest.raises(ModelError, match="8 layers"):
         other.load(tmp_path)
-    with LoRAWrapper(tiny(), rank=4, alpha=8) as other, pytest.raises(ModelError, match="no PEFT adapter"):
+    with (
+        LoRAWrapper(tiny(), rank=4, alpha=8) as other,
+        pytest.raises(ModelError, match="no PEFT LoRA"),
+    ):
         other.load(tmp_path / "nowhere")
 
 

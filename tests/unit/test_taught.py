@@ -20,7 +20,7 @@ from seal.models.load import LoadedModel
 from seal.records import Sampling, TrainingConfig, TrainingSequence
 from seal.taught.anchors import anchors
 from seal.taught.batches import undo
-from seal.taught.form import Form, turn_end
+from seal.taught.form import Form
 from seal.taught.manifest import TaughtPassage, TrainingText, read_lines, read_manifest, write_lines
 from seal.taught.manifest import TestQuestion as Asked
 from seal.taught.measure import Item, general_items, scores_of, table
@@ -132,7 +132,7 @@ def test_a_trained_answer_reads_as_the_template_has_it(tiny_family: LoadedModel)
             {"role": "assistant", "content": "1874"},
         ]
         assert str(tokenizer.apply_chat_template(turns, tokenize=False)).startswith(text)
-        assert learned == "1874" + tokenizer.decode(list(turn_end(tokenizer)))
+        assert learned == "1874" + tokenizer.decode(list(tiny_family.contract.turn_end))
         assert row.ids[-1] == tokenizer.eos_token_id
     else:
         assert learned == " 1874\n"

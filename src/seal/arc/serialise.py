@@ -17,7 +17,9 @@ import numpy as np
 from seal.arc.grid import MAX_SIDE, Array, Grid, Pair, as_grid, grid_key
 from seal.arc.views import PredictionView, TrainView
 from seal.errors import DataError
+from seal.models.prompt import PromptContract, contract_of
 from seal.records import TrainingSequence
+from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +48,7 @@ def encode_pair(pair: tuple[Any, Any], style: Style = "compact") -> tuple[str, s
 
 def parse(text: str, style: Style = "compact") -> Grid | None:
     """The grid that an answer holds, up to the end mark; None when it is not a valid grid."""
-    body = text.split(END, 1)[0].strip()
+    body = without_thoughts(text).split(END, 1)[0].strip()
     if style == "compact":
         rows = [list(line.strip()) for line in body.split("\n")]
     else:
@@ -61,19 +63,25 @@ class Codec:
     """Token ids of training rows and prompts for one tokenizer and style.
 
     Args:
-        chat: put the demonstrations in the user's turn of the tokenizer's chat template, if it has one.
+        chat: put the demonstrations in the user's turn of the tokenizer's chat template; "auto": where the
+            prompt contract asks the model through it.
 
     Raises:
         DataError: `compact` is asked for and the tokenizer has no single token for a digit.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, style: Style = "compact", *, chat: bool = True
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        style: Style = "compact",
+        *,
+        chat: bool | Literal["auto"] = "auto",
     ) -> None:
         self.style: Style = style
         self._tokenizer = tokenizer
         self._grids: dict[tuple[int, bytes], list[int]] = {}
-        self._head, self._turn = _frame(tokenizer, chat)
+        self._contract = contract_of(tokenizer)
+        self._head, self._turn = _frame(self._contract, self._contract.uses_chat(chat))
         self._separator = self._ids(SEPARATOR[style])
         self._end = self._ids(END)
         if style == "compact":
@@ -82,7 +90,7 @@ class Codec:
             self._line = self._single("\n")
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._contract.text_ids(text))
 
     def _single(self, symbol: str) -> int:
         for token in reversed(self._ids(symbol)):
@@ -193,16 +201,8 @@ class Codec:
         return parse(text, self.style)
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase, chat: bool) -> tuple[list[int], list[int]]:
+def _frame(contract: PromptContract, chat: bool) -> tuple[list[int], list[int]]:
     """Token ids before the demonstrations, and between the question and its answer."""
-    if not (chat and getattr(tokenizer, "chat_template", None)):
-        return list(tokenizer("")["input_ids"]), []
-    mark = "\u241f"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
-    )
-    head, found, turn = str(text).partition(mark)
-    if not found:
-        raise DataError("the chat template drops the user's message", "switch the chat template off")
-    ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, turn)]
-    return list(ids[0]), list(ids[1])
+    if not chat:
+        return list(contract.starts), []
+    return list(contract.text_ids(contract.head)), list(contract.text_ids(contract.tail))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from seal.models.prompt import contract_of
+from seal.models.prompt_check import own_ends
 from seal.records import Answer, EvalPrompt
 
 if TYPE_CHECKING:
@@ -19,6 +23,8 @@ def answer_prompt(
     """
     import torch
 
+    contract = contract_of(tokenizer)
+    stops = contract.stops | own_ends(model)
     prompt = torch.tensor([eval_prompt.ids], device=model.device)  # (1, T)
     training = model.training
     model.eval()
@@ -26,20 +32,24 @@ def answer_prompt(
         with torch.no_grad():
             out = prompt
             if eval_prompt.sampling.max_new_tokens:
-                out = model.generate(
-                    prompt,
-                    attention_mask=torch.ones_like(prompt),
-                    max_new_tokens=eval_prompt.sampling.max_new_tokens,
-                    pad_token_id=_pad_id(model, tokenizer),
-                    **_how(eval_prompt),
-                )
+                with _plain_generation(model):
+                    out = model.generate(
+                        prompt,
+                        attention_mask=torch.ones_like(prompt),
+                        max_new_tokens=eval_prompt.sampling.max_new_tokens,
+                        eos_token_id=sorted(stops) or None,
+                        pad_token_id=min(stops, default=0),
+                        **_how(eval_prompt),
+                    )
             likelihood = _log_likelihood(model, eval_prompt) if eval_prompt.reference else None
     finally:
         model.train(training)
-    new = out[0, prompt.shape[1] :]
-    text = tokenizer.decode(new, skip_special_tokens=True)
+    new = out[0, prompt.shape[1] :].tolist()
+    stopped = bool(new) and new[-1] in stops
+    new = new[: len(new) - stopped]
+    text = contract.decode(new)
     cuts = [text.find(s) for s in eval_prompt.sampling.stop if s in text]
-    ended = bool(cuts) or len(new) < eval_prompt.sampling.max_new_tokens
+    ended = bool(cuts) or stopped or len(new) < eval_prompt.sampling.max_new_tokens
     return Answer(
         prompt_id=eval_prompt.id,
         text=text[: min(cuts)] if cuts else text,
@@ -52,16 +62,23 @@ def answer_prompt(
 
 def _how(eval_prompt: EvalPrompt) -> dict[str, float | bool | None]:
     if eval_prompt.sampling.temperature == 0:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        return {"do_sample": False}
     drawn = eval_prompt.sampling
     return {"do_sample": True, "temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": 0}
 
 
-def _pad_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    for value in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(value, int):
-            return value
-    return 0
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """The model without its own penalties, suppressed tokens and the like, which the engine does not know."""
+    from transformers import GenerationConfig
+
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = owner.generation_config
+    owner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        owner.generation_config = own
 
 
 def _log_likelihood(model: PreTrainedModel, eval_prompt: EvalPrompt) -> float:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seal.errors import DataError
+from seal.models.prompt import contract_of
 from seal.records import Answer, EditFinding, EvalPrompt, Performance, Task, TrainingConfig, TrainingSequence
+from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,8 +90,8 @@ class BaseDomain(ABC):
         Raises:
             InvalidEdit: the completion holds nothing to train on.
         """
-        lines = [line.strip() for line in completion.splitlines() if line.strip()]
-        rows = [TrainingSequence(tuple(tokenizer(line)["input_ids"])) for line in lines]
+        lines = [line.strip() for line in without_thoughts(completion).splitlines() if line.strip()]
+        rows = [contract_of(tokenizer).sequence(line) for line in lines]
         rows = [row for row in rows if row.labelled()]
         if not rows:
             raise InvalidEdit("the self-edit holds no text to train on")

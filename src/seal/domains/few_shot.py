@@ -37,9 +37,10 @@ from seal.arc.vote import Attempts, Vote, attempts, best_of_experts, candidates,
 from seal.constrained import ConstrainedWriter
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError
+from seal.models.prompt import contract_of
 from seal.records import Answer, EvalPrompt, Performance, Sampling, Task, TrainingConfig, TrainingSequence
 from seal.seeds import derive
-from seal.self_edit import chat_prompt
+from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -167,10 +168,8 @@ class FewShotLearning(BaseDomain):
 
     def codec(self, tokenizer: PreTrainedTokenizerBase) -> Codec:
         """The codec for this tokenizer; the last one used is kept."""
-        if self.chat is True and not getattr(tokenizer, "chat_template", None):
-            raise ConfigError("chat is true, but the model has no chat template", "set chat to auto or false")
         if self._codec is None or self._codec[0] is not tokenizer:
-            self._codec = tokenizer, Codec(tokenizer, self.serialisation, chat=self.chat is not False)
+            self._codec = tokenizer, Codec(tokenizer, self.serialisation, chat=self.chat)
         return self._codec[1]
 
     def create_self_edit_prompt(self, context: Any) -> str:
@@ -189,8 +188,8 @@ class FewShotLearning(BaseDomain):
     def prompt_for(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
         """The complete prompt, chat template included."""
         text = self.create_self_edit_prompt(task.context)
-        templated = bool(getattr(tokenizer, "chat_template", None)) and self.chat is not False
-        return chat_prompt(tokenizer, text) if templated else text
+        contract = contract_of(tokenizer)
+        return contract.user_turn(text) if contract.uses_chat(self.chat) else text
 
     def fits(self, task: Task, tokenizer: PreTrainedTokenizerBase, window: int) -> bool:
         """Whether the request for a recipe, and every test with room for its answer, are within `window`."""
@@ -384,7 +383,7 @@ def _with(plain: ArcRecipe, groups: frozenset[str]) -> str:
 
 def _parsed(completion: str) -> ArcRecipe:
     try:
-        return parse_recipe(completion)
+        return parse_recipe(without_thoughts(completion))
     except RecipeError as error:
         raise InvalidEdit(error.message, error.fix) from error
 

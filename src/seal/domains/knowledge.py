@@ -19,6 +19,7 @@ from seal.domains.base import BaseDomain, InvalidEdit
 from seal.domains.study_plan import PlanSpace, StudyPlan, oracle_plan, parse_plan
 from seal.errors import ConfigError, DataError, GradingError
 from seal.grading import Grader, LexicalGrader
+from seal.models.prompt import contract_of
 from seal.records import (
     Answer,
     EditFinding,
@@ -32,9 +33,10 @@ from seal.records import (
     Verdict,
 )
 from seal.seeds import derive
-from seal.self_edit import chat_prompt, resolve_template, sequence_texts
+from seal.self_edit import resolve_template, sequence_texts
 from seal.self_edit_check import check_edit, summary, without_loops
 from seal.settings import EditCheck
+from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -119,14 +121,11 @@ class KnowledgeIncorporation(BaseDomain):
             return self.create_self_edit_prompt(task)
         chat = self.uses_chat(tokenizer)
         text = self.template.render(_passage(task.context), task.title, chat=chat)
-        return chat_prompt(tokenizer, text) if chat and text else text
+        return contract_of(tokenizer).user_turn(text) if chat and text else text
 
     def uses_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether prompts go through the tokenizer's chat template. Raises `ConfigError` if it has none."""
-        has_template = bool(getattr(tokenizer, "chat_template", None))
-        if self.chat is True and not has_template:
-            raise ConfigError("chat is true, but the model has no chat template", "set chat to auto or false")
-        return has_template if self.chat == "auto" else bool(self.chat)
+        """Whether prompts go through the chat template. Raises `ConfigError`, or `ModelError`."""
+        return contract_of(tokenizer).uses_chat(self.chat)
 
     def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase
@@ -147,7 +146,8 @@ class KnowledgeIncorporation(BaseDomain):
             self.split_newlines,
             self.include_passage,
         )
-        rows = [sequence_from_text(tokenizer, text, append_eos=self.append_eos) for text in texts]
+        contract = contract_of(tokenizer)
+        rows = [contract.sequence(text, append_eos=self.append_eos) for text in texts]
         rows = [self._fitted(row, task, tokenizer) for row in rows if row.labelled()]
         if not rows:
             raise InvalidEdit(f"task {task.id!r}: the self-edit holds no text to train on")
@@ -159,6 +159,7 @@ class KnowledgeIncorporation(BaseDomain):
         Raises:
             InvalidEdit: it should be a plan, and is none.
         """
+        completion = without_thoughts(completion)
         if self.plan_space is None or not completion.lstrip().startswith("{"):
             return None
         try:
@@ -170,17 +171,18 @@ class KnowledgeIncorporation(BaseDomain):
         self, plan: StudyPlan, task: Task, tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[TrainingSequence]:
         """A plan's exercises: those with a question are asked as in a test, and their answer is learned."""
-        chat = self.uses_chat(tokenizer)
+        contract, chat = contract_of(tokenizer), self.uses_chat(tokenizer)
         for exercise in plan.material_of(_passage(task.context), task.title):
             if not exercise.question:
                 text = f"{task.title}\n{exercise.answer}" if task.title else exercise.answer
-                yield sequence_from_text(tokenizer, text, append_eos=self.append_eos)
+                yield contract.sequence(text, append_eos=self.append_eos)
                 continue
             asked = self.question_prompt(Question(exercise.question, exercise.answer), task.title, chat)
-            prompt = chat_prompt(tokenizer, asked) if chat else asked
-            end = tokenizer.eos_token if chat else "\n"
-            gold = f"{'' if chat else ' '}{exercise.answer}{end}"
-            ids, answer = _prompt_and_reference(tokenizer, prompt, gold, special=not chat)
+            prompt = contract.user_turn(asked) if chat else asked
+            gold = exercise.answer if chat else f" {exercise.answer}\n"
+            ids, answer = contract.continued(prompt, gold)
+            if chat:
+                answer += contract.ending(prompt)
             yield TrainingSequence(ids + answer, ((len(ids), len(ids) + len(answer)),))
 
     def training_config(self, completion: str, base: TrainingConfig) -> TrainingConfig:
@@ -197,13 +199,20 @@ class KnowledgeIncorporation(BaseDomain):
 
     def findings(self, task: Task, completion: str) -> tuple[EditFinding, ...]:
         """Loops, echoes of the instruction, and names and numbers that the passage lacks."""
+        completion = without_thoughts(completion)
         if self.edit_check == "off" or not completion.strip() or self.plan(completion) is not None:
             return ()
         asked = f"{self.template.base}\n{self.template.chat}"
         return check_edit(completion, asked, _passage(task.context), task.title)
 
     def _checked(self, task: Task, completion: str) -> str:
-        """The completion, or what the check leaves of it."""
+        """The completion without its thoughts, or what the check leaves of it."""
+        completion, whole = without_thoughts(completion), completion
+        if whole.strip() and not completion.strip():
+            raise InvalidEdit(
+                f"task {task.id!r}: the self-edit is nothing but a thought",
+                "switch thinking off, or raise generation.max_new_tokens",
+            )
         found = self.findings(task, completion) if self.edit_check in ("drop-lines", "refuse") else ()
         if found and self.edit_check == "refuse":
             raise InvalidEdit(
@@ -252,15 +261,15 @@ class KnowledgeIncorporation(BaseDomain):
     def _eval_prompts(
         self, task: Task, tokenizer: PreTrainedTokenizerBase, above: str
     ) -> tuple[EvalPrompt, ...]:
-        chat = self.uses_chat(tokenizer)
+        contract, chat = contract_of(tokenizer), self.uses_chat(tokenizer)
         stop = () if chat else ("\n",)
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens, stop=stop)
         eval_prompts = []
         for number, question in enumerate(_questions(task)):
             prompt = above + self.question_prompt(question, task.title, chat)
-            text = chat_prompt(tokenizer, prompt) if chat else prompt
+            text = contract.user_turn(prompt) if chat else prompt
             gold = question.answer if chat else f" {question.answer}"
-            ids, reference = _prompt_and_reference(tokenizer, text, gold, special=not chat)
+            ids, reference = contract.continued(text, gold)
             eval_prompts.append(EvalPrompt(f"{task.id}.q{number}", ids, sampling, reference, question))
         return tuple(eval_prompts)
 
@@ -318,7 +327,8 @@ class KnowledgeIncorporation(BaseDomain):
 
         eval_prompts = self.eval_prompts(task, tokenizer)
         answers = [answer_prompt(model, tokenizer, eval_prompt) for eval_prompt in eval_prompts]
-        pairs = list(zip(_questions(task), [a.text for a in answers], strict=True))
+        said = [without_thoughts(a.text) for a in answers]
+        pairs = list(zip(_questions(task), said, strict=True))
         graded = zip(answers, self.grader.grade(pairs), strict=True)
         return self.score(task, [replace(a, verdict=g.verdict, note=g.note) for a, g in graded])
 
@@ -332,49 +342,6 @@ def _plan_space(given: Mapping[str, Any] | None) -> PlanSpace:
         return PlanSpace(**{name: tuple(values) for name, values in (given or {}).items()})
     except TypeError as error:
         raise ConfigError(f"plans is {given!r}: {error}", "see seal.domains.study_plan.PlanSpace") from error
-
-
-def sequence_from_text(
-    tokenizer: PreTrainedTokenizerBase, text: str, end_mask_substring: str = "", *, append_eos: bool = False
-) -> TrainingSequence:
-    """One training row of `text`; tokens up to and including `end_mask_substring` carry no loss.
-
-    The first occurrence counts, and a token that only partly belongs to it is masked too. A text without the
-    substring is trained on whole.
-
-    Raises:
-        DataError: nothing is left to train on behind the substring.
-    """
-    ids = list(tokenizer(text, verbose=False)["input_ids"])
-    if append_eos and tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    at = text.find(end_mask_substring) if end_mask_substring else -1
-    if at < 0:
-        return TrainingSequence(tuple(ids))
-    start = _first_token_after(tokenizer, text, at + len(end_mask_substring))
-    row = TrainingSequence(tuple(ids), ((start, len(ids)),))
-    if not row.labelled():
-        raise DataError(f"nothing to train on behind {end_mask_substring!r}", "mask less, or drop the text")
-    return row
-
-
-def _first_token_after(tokenizer: PreTrainedTokenizerBase, text: str, end: int) -> int:
-    """Index of the first token of `text` that starts at character `end` or later."""
-    if not tokenizer.is_fast:
-        return len(tokenizer(text[:end])["input_ids"])
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    return next((i for i, (a, b) in enumerate(offsets) if a >= end and b > a), len(offsets))
-
-
-def _prompt_and_reference(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, gold: str, *, special: bool
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of the prompt, and of the gold answer as it is tokenised where it follows the prompt."""
-    ids = tuple(tokenizer(prompt, add_special_tokens=special)["input_ids"])
-    both = tuple(tokenizer(prompt + gold, add_special_tokens=special)["input_ids"])
-    if both[: len(ids)] == ids and len(both) > len(ids):
-        return ids, both[len(ids) :]
-    return ids, tuple(tokenizer(gold, add_special_tokens=False)["input_ids"])
 
 
 def _passage(context: Any) -> str:

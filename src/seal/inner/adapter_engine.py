@@ -10,7 +10,7 @@ from seal.errors import AdaptError, GenerationError
 from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import load_adapter
 from seal.inner.decode import Decoder, Request, TokenCompletion
-from seal.inner.loop import stop_ids
+from seal.inner.family_check import check_family
 from seal.inner.runtime import Runtime
 from seal.models.load import LoadedModel
 from seal.records import Completion, Sampling
@@ -35,12 +35,13 @@ class AdapterEngine:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
+        check_family(loaded)
         self.runtime = Runtime.of(loaded.model)
         on_cpu = self.runtime.device.type == "cpu"
         self._decoder = Decoder(
             self.runtime,
             self.text_of,
-            stop_ids(loaded),
+            loaded.contract.stops,
             max_rows=64 if on_cpu else 256,
             token_budget=2048 if on_cpu else 16384,
         )
@@ -48,7 +49,7 @@ class AdapterEngine:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The words of generated tokens."""
-        return str(self.loaded.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return self.loaded.contract.decode(ids)
 
     def load(self, folder: str | Path) -> None:
         """Load an adapter now. Raises `ModelError` where it does not fit the base."""

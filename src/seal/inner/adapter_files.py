@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from seal.errors import AdaptError, ModelError
 from seal.inner.adapter import Adapter
 from seal.inner.runtime import Runtime
+from seal.models.adapter_reader import PREFIX, read_adapter
 from seal.records import TrainingConfig
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
-
-_PREFIX = "base_model.model."
-_ONLY_PLAIN = "only plain LoRA can be loaded"
 
 
 def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> None:
@@ -50,8 +45,8 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
     )
     tensors = {}
     for name, (a_RD, b_OR) in adapter.factors.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a_RD.cpu().contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b_OR.cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = a_RD.cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = b_OR.cpu().contiguous()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -72,55 +67,22 @@ def load_adapter(runtime: Runtime, folder: str | Path) -> Adapter:
     Raises:
         ModelError: there is no adapter, it is not plain LoRA, or it does not fit the model.
     """
-    source = Path(folder)
-    rank, alpha = _read_config(source)
-    weights = _read_weights(source)
-    names = list(dict.fromkeys(key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in weights))
+    saved = read_adapter(folder)
+    names = tuple(saved.factors)
     unknown = [name for name in names if name not in runtime.layers]
     if unknown or not names:
         raise ModelError(
-            f"the adapter in {source} was made for another model (layer {unknown[0] if unknown else 'none'})",
+            f"the adapter in {folder} was made for another model (layer {unknown[0] if unknown else 'none'})",
             "load the model named in its adapter_config.json",
         )
-    adapter = Adapter(runtime, TrainingConfig(rank=rank, alpha=alpha, targets=tuple(names)), seed=0)
+    adapter = Adapter(runtime, TrainingConfig(rank=saved.rank, alpha=saved.alpha, targets=names), seed=0)
     for name, factors in adapter.factors.items():
-        for mine, kind in zip(factors, "AB", strict=True):
-            theirs = weights.get(f"{_PREFIX}{name}.lora_{kind}.weight")
-            if theirs is None or theirs.shape != mine.shape:
-                given = "is missing" if theirs is None else f"has shape {tuple(theirs.shape)}"
+        for mine, theirs, kind in zip(factors, saved.factors[name], "AB", strict=True):
+            if theirs.shape != mine.shape:
                 raise ModelError(
-                    f"lora_{kind} of layer {name} in {source} {given}, the model's needs {tuple(mine.shape)}",
+                    f"lora_{kind} of layer {name} in {folder} has shape {tuple(theirs.shape)}, "
+                    f"the model's needs {tuple(mine.shape)}",
                     "load the model named in its adapter_config.json",
                 )
             mine.copy_(theirs)
     return adapter
-
-
-def _read_config(source: Path) -> tuple[int, float]:
-    """Rank and alpha of a plain LoRA adapter."""
-    try:
-        config = json.loads((source / "adapter_config.json").read_text("utf-8"))
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"no PEFT LoRA adapter in {source}", "name a folder with adapter_config.json"
-        ) from error
-    for option in ("use_dora", "rank_pattern", "alpha_pattern", "use_rslora", "modules_to_save", "bias"):
-        if config.get(option) not in (None, False, {}, [], "none"):
-            raise ModelError(f"the adapter in {source} uses {option}", _ONLY_PLAIN)
-    return rank, alpha
-
-
-def _read_weights(source: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = source / "adapter_model.safetensors"
-    try:
-        weights: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read {path}: {error}", "save the adapter again, as safetensors") from error
-    for key in weights:
-        if not (key.startswith(_PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight"))):
-            raise ModelError(f"the adapter in {source} holds {key}", _ONLY_PLAIN)
-    return weights

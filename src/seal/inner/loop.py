@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,6 +15,7 @@ from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
 from seal.inner.base_answers import BaseAnswers
 from seal.inner.decode import Decoder, Request, TokenCompletion
+from seal.inner.family_check import check_family
 from seal.inner.protocol import FollowUp
 from seal.inner.runtime import Runtime
 from seal.inner.score import PrefixScorer
@@ -32,9 +32,6 @@ from seal.records import (
 )
 from seal.seeds import derive
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 def default_slots(device: torch.device) -> int:
     """Adapters trained at once, where the config says `auto`."""
@@ -47,11 +44,10 @@ def default_token_budget(device: torch.device) -> int:
 
 
 def _decoder(loaded: LoadedModel, runtime: Runtime) -> Decoder:
-    tokenizer = loaded.tokenizer
     on_cpu = runtime.device.type == "cpu"
     return Decoder(
         runtime,
-        lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
+        loaded.contract.decode,
         stop_ids(loaded),
         max_rows=64 if on_cpu else 256,
         token_budget=2048 if on_cpu else 16384,
@@ -64,17 +60,8 @@ def _prefix_scorer(runtime: Runtime) -> PrefixScorer:
 
 
 def stop_ids(loaded: LoadedModel) -> frozenset[int]:
-    """Tokens that end a completion: the tokenizer's end of text and the model's own list."""
-    own = getattr(loaded.model.generation_config, "eos_token_id", None)
-    ids = own if isinstance(own, list) else [own]
-    return frozenset(i for i in (*ids, loaded.tokenizer.eos_token_id) if i is not None)
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
-    """Tokens of a complete prompt, with a start token where the text does not bring its own."""
-    bos = tokenizer.bos_token
-    special = not (bos and prompt.startswith(str(bos)))
-    return tuple(tokenizer(prompt, add_special_tokens=special)["input_ids"])
+    """Tokens that end a completion."""
+    return loaded.contract.stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +86,7 @@ class LocalInnerLoop:
         self, loaded: LoadedModel, *, slots: int | None = None, token_budget: int | None = None
     ) -> None:
         self.loaded = loaded
+        check_family(loaded)
         self.runtime = Runtime.of(loaded.model)
         self.slots = slots or default_slots(self.runtime.device)
         self.token_budget = token_budget or default_token_budget(self.runtime.device)
@@ -220,6 +208,7 @@ class LocalGenerator:
     """`Generator` on the same engine, and log-likelihoods of given continuations."""
 
     def __init__(self, loaded: LoadedModel) -> None:
+        check_family(loaded)
         self.loaded = loaded
         self._decoder = _decoder(loaded, Runtime.of(loaded.model))
 
@@ -235,7 +224,7 @@ class LocalGenerator:
         `progress(done, total)` is called when completions have ended.
         """
         requests = [
-            Request(prompt_ids(self.loaded.tokenizer, prompt), None, sampling, seed)
+            Request(self.loaded.contract.ids(prompt), None, sampling, seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         watch = None if progress is None else _on_ended(progress, len(requests))
@@ -264,13 +253,13 @@ class LocalGenerator:
         return score
 
     def _references(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Request]:
-        tokenizer = self.loaded.tokenizer
+        contract = self.loaded.contract
         return [
             Request(
-                prompt_ids(tokenizer, prompt),
+                contract.ids(prompt),
                 None,
                 Sampling(temperature=0.0, max_new_tokens=0),
-                reference=tuple(tokenizer(text, add_special_tokens=False)["input_ids"]),
+                reference=contract.text_ids(text),
             )
             for prompt, text in zip(prompts, continuations, strict=True)
         ]

@@ -39,6 +39,7 @@ from seal.lexical.numbers import Token
 from seal.lexical.said import YEAR, Said, content_words, says_number
 from seal.lexical.tokens import each, read, tokens
 from seal.lexical.words import ENGLISH, Language, language, same_word
+from seal.thoughts import without_thoughts
 
 __all__ = ["RECALL", "TERSE_RECALL", "is_correct", "normalise", "own_words", "same_word"]
 
@@ -52,7 +53,6 @@ GIVEN_AWAY = 0.3
 _END = 2_000
 """Characters of either end of a very long answer that are read."""
 
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 _NEXT_TURN = re.compile(
     r"\n[ \t]*(?:q[ \t]*\d*[ \t]*[:.]|question\b|(?:topic|passage|user|human)[ \t]*:|you are an? )",
     re.IGNORECASE,
@@ -66,9 +66,7 @@ def own_words(answer: str) -> str:
 
     Of more than 4,000 characters (what a judge reads) the first and the last 2,000 are kept.
     """
-    text = _THOUGHT.sub(" ", answer)
-    if "</think>" in text:  # the prompt opened the thought
-        text = text.rpartition("</think>")[2]
+    text = without_thoughts(answer)
     lead = _LEAD_IN.match(text)
     text = (text[lead.end() :] if lead else text).strip()
     cut = _NEXT_TURN.search(text, 1)

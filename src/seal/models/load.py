@@ -7,8 +7,9 @@ one way to load and one way to say what was loaded (`LoadedModel.version`).
 from __future__ import annotations
 
 import difflib
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from seal.errors import ModelError
 from seal.models import builtin, gguf, pickled
 from seal.models.checkpoint import MANIFEST, folder_version, no_progress_bars, one_line, verify_checkpoint
-from seal.self_edit import chat_prompt
+from seal.models.prompt import PromptContract, PromptSettings, adopt
+from seal.models.prompt_check import build_contract, own_ends, settle_ends
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 BUILTIN_NAMES = (*gguf.WHEELS, *builtin.NAMES)
 DTYPES = ("auto", "float32", "bfloat16")
@@ -40,9 +44,13 @@ class LoadedModel:
     """The name that was asked for."""
     version: str
     """Short content hash of config and weights: equal for equal models, whatever device and dtype."""
+    contract: PromptContract
+    """How texts become what the model reads."""
 
 
-def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_model(
+    name: str, device: str = "auto", dtype: str = "auto", prompts: PromptSettings | None = None
+) -> LoadedModel:
     """Load a model, ready to adapt: eval mode, no parameter requires a gradient.
 
     Args:
@@ -51,6 +59,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
         device: "auto" (cuda, else mps, else cpu), "cpu", "mps", "cuda" or "cuda:1".
         dtype: "auto" (bfloat16 where the hardware computes in it, else float32; small models always
             float32), "float32" or "bfloat16".
+        prompts: arguments and date for the chat template.
 
     Raises:
         ModelError: with the cause and what to do, also for a device or dtype that cannot be had.
@@ -60,17 +69,12 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
         model, tokenizer, version = builtin.build(name)
         for parameter in model.parameters():  # not model.to(dtype): that would round the rotary buffers too
             parameter.data = parameter.data.to(pick_dtype(dtype, place, small=True))
-        return _ready(model, tokenizer, name, version, place)
+        return _ready(model, tokenizer, name, version, place, prompts)
     folder = resolve(name)
     version = verify_checkpoint(folder) if (folder / MANIFEST).is_file() else folder_version(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     kind = pick_dtype(dtype, place, small=size < SMALL_BYTES)
-    return _ready(*_from_folder(folder, name, kind), name, version, place)
-
-
-def apply_chat(tokenizer: PreTrainedTokenizerBase, user_text: str) -> str:
-    """`user_text` as one user turn, up to where the answer begins; unchanged without a chat template."""
-    return chat_prompt(tokenizer, user_text) if tokenizer.chat_template else user_text
+    return _ready(*_from_folder(folder, name, kind), name, version, place, prompts)
 
 
 def require_model(name: str, device: str = "auto", dtype: str = "auto") -> None:
@@ -113,6 +117,12 @@ def resolve(name: str) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{name} has no safetensors file, and pickled weights are not loaded", _convert(name)
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{name} holds an adapter beside the model's own weights (adapter_config.json), which would be "
+            "applied a second time if it is merged already",
+            "move adapter_config.json and adapter_model.safetensors out if it is; else merge it first",
         )
     return folder
 
@@ -161,18 +171,37 @@ def _computes_in_bfloat16(device_type: str) -> bool:
 
 
 def _ready(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, version: str, place: torch.device
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    version: str,
+    place: torch.device,
+    prompts: PromptSettings | None,
 ) -> LoadedModel:
     import torch
 
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        notes = settle_ends(tokenizer, model)
+        contract = build_contract(
+            tokenizer, prompts, ends=own_ends(model), rows=model.get_input_embeddings().num_embeddings
+        )
+    except ModelError as error:
+        raise ModelError(f"{name}: {error.message}", error.fix) from error
+    contract = adopt(replace(contract, notes=notes + contract.notes))
+    for note in contract.notes:
+        _say(note)
     try:
         model.to(device=place)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name} does not fit on {place}", "use a smaller model or device: cpu") from error
     model.eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, name, version)
+    return LoadedModel(model, tokenizer, name, version, contract)
+
+
+@cache
+def _say(note: str) -> None:
+    """Log a peculiarity of the prompts once: every policy of a run has it."""
+    log.warning("%s", note)
 
 
 def _from_folder(folder: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]:

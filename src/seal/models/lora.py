@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from seal.errors import AdaptError, ConfigError, ModelError
 from seal.inner.schedule import init_lora, learning_rate, step_sequences, total_steps
+from seal.models.adapter_reader import PREFIX, read_adapter
 from seal.models.window import window
 from seal.records import TrainingConfig, TrainingSequence
 from seal.seeds import derive
@@ -247,32 +248,35 @@ class LoRAWrapper:
         """Read an adapter that `save` (or PEFT) wrote for the same rank, alpha and layers.
 
         Raises:
-            ModelError: there is no adapter in `folder`, or it has another shape.
+            ModelError: there is no adapter in `folder`, it is not plain LoRA, or it has another shape.
         """
-        from peft import LoraConfig, set_peft_model_state_dict
-        from peft.utils import load_peft_weights
+        from peft import set_peft_model_state_dict
 
-        if not (Path(folder) / "adapter_config.json").is_file():
-            raise ModelError(f"no PEFT adapter in {folder}", "name a folder with adapter_config.json")
-        saved = LoraConfig.from_pretrained(str(folder))
-        if (saved.r, saved.lora_alpha) != (self.rank, self.alpha):
+        saved = read_adapter(folder)
+        if (saved.rank, saved.alpha) != (self.rank, self.alpha):
             raise ModelError(
-                f"the adapter in {folder} has rank {saved.r} and alpha {saved.lora_alpha}, "
-                f"this wrapper {self.rank} and {self.alpha}",
+                f"the adapter in {folder} has rank {saved.rank} and alpha {saved.alpha:g}, "
+                f"this wrapper {self.rank} and {self.alpha:g}",
                 "make the wrapper with the adapter's rank and alpha",
             )
-        weights = load_peft_weights(str(folder), device="cpu")
-        if len(weights) != 2 * len(self.modules):
+        if set(saved.factors) != set(self.modules):
+            other = sorted(set(saved.factors) ^ set(self.modules))[0]
             raise ModelError(
-                f"the adapter in {folder} has {len(weights) // 2} layers, this wrapper {len(self.modules)}",
-                "make the wrapper with the adapter's target modules",
+                f"the adapter in {folder} has {len(saved.factors)} layers, this wrapper {len(self.modules)}, "
+                f"and only one of them {other}",
+                "make the wrapper with the adapter's target modules, on the model it was trained for",
             )
-        result: Any = set_peft_model_state_dict(self.peft, weights)
-        if result.unexpected_keys:
-            raise ModelError(
-                f"the adapter in {folder} was made for other layers: {result.unexpected_keys[0]}",
-                "load it on the model it was trained for",
-            )
+        shapes = {name: (tuple(a.shape), tuple(b.shape)) for name, (a, b) in self.factors().items()}
+        weights = {}
+        for name, (a, b) in saved.factors.items():
+            if (tuple(a.shape), tuple(b.shape)) != shapes[name]:
+                raise ModelError(
+                    f"layer {name} of the adapter in {folder} has shapes {tuple(a.shape)} and "
+                    f"{tuple(b.shape)}, the model's needs {shapes[name][0]} and {shapes[name][1]}",
+                    "load it on the model it was trained for",
+                )
+            weights[f"{PREFIX}{name}.lora_A.weight"], weights[f"{PREFIX}{name}.lora_B.weight"] = a, b
+        set_peft_model_state_dict(self.peft, weights)
 
     def factors(self) -> Factors:
         """Copies of the LoRA factors on the CPU, in fp32 at least; whole ones also under ZeRO-3."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from seal.errors import ConfigError, GenerationError
+from seal.models.prompt import PromptContract
 from seal.records import Completion, Sampling
+from seal.remote import RemoteModel
 
 
 class OpenAIGenerator:
-    """One request a completion, several under way at once.
+    """One request a completion, several under way at once. The server's model stays what it is.
 
     Outages (no connection, timeout, 408, 409, 429, 5xx) are tried again with growing pauses; then the call
     fails. The key is read from an environment variable and appears in no message.
@@ -22,17 +22,21 @@ class OpenAIGenerator:
     Args:
         model: the server's name for the model.
         base_url: for example `http://127.0.0.1:8000/v1`; empty means OpenAI's own.
-        api: `chat` sends the prompt as the user's message (the server applies the chat template),
-            `completions` sends it as it is, for base models.
+        api: `chat` sends the user's text as a message, to which the server applies its chat template;
+            `completions` sends the finished prompt, to which it is told to add nothing.
         api_key_env: variable that holds the key; empty for servers that need none.
         concurrency: requests under way at once.
         timeout: seconds one request may take.
         attempts: tries a request, at least 1.
         backoff: seconds before the second try; doubles every try, at most 30.
+        contract: of the tokenizer that made the prompts; None: they are plain texts, sent as they are.
 
     Raises:
         ConfigError: the address is none, or the variable is not set.
     """
+
+    follows_policy = False
+    """Whether a trained policy reaches who writes: not here."""
 
     def __init__(
         self,
@@ -45,28 +49,18 @@ class OpenAIGenerator:
         timeout: float = 600.0,
         attempts: int = 5,
         backoff: float = 1.0,
+        contract: PromptContract | None = None,
     ) -> None:
-        parts = urlsplit(base_url)
-        if base_url and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ConfigError(f"{parts.scheme or 'the'} address is not http(s)", "write http://host:port/v1")
         if concurrency < 1 or attempts < 1:
             raise ConfigError(f"concurrency {concurrency}, attempts {attempts}", "give at least 1 of each")
-        key = os.environ.get(api_key_env, "").strip() if api_key_env else "none"
-        if not key:
-            raise ConfigError(
-                f"the environment variable {api_key_env} is not set", "export it with the API key"
-            )
-        from openai import OpenAI
-
-        self.model, self._api, self._concurrency = model, api, concurrency
+        self._remote = RemoteModel(model, base_url, api_key_env, timeout=timeout)
+        self._api, self._contract, self._concurrency = api, contract, concurrency
         self._attempts, self._backoff = attempts, backoff
-        self._where = f"{model} at {parts.netloc.rpartition('@')[2] or 'api.openai.com'}"
-        self._client = OpenAI(
-            base_url=base_url or "https://api.openai.com/v1",
-            api_key=key,
-            timeout=timeout,
-            max_retries=0,  # the tries below are the only ones
-        )
+
+    @property
+    def where(self) -> str:
+        """The model and its host, as messages name them."""
+        return self._remote.where
 
     def generate(
         self,
@@ -98,36 +92,31 @@ class OpenAIGenerator:
         for attempt in range(self._attempts):
             try:
                 return self._ask(prompt, sampling, seed)
-            except openai.APIError as error:  # its text may hold what was sent, so only its kind is told
+            except openai.APIError as error:
                 status = getattr(error, "status_code", None)
-                kind = type(error).__name__ + (f", status {status}" if status else "")
                 final = status is not None and status not in (408, 409, 429) and status < 500
                 if final or attempt + 1 == self._attempts:
-                    raise GenerationError(
-                        f"{self._where}: {kind}", "check the server and run again"
-                    ) from None
+                    why = f"{self._remote.where}: {self._remote.reason(error)}"
+                    raise GenerationError(why, "check the server and run again") from None
                 time.sleep(min(30.0, self._backoff * 2**attempt))
         raise AssertionError("unreachable")
 
     def _ask(self, prompt: str, sampling: Sampling, seed: int) -> Completion:
-        common: dict[str, Any] = {
-            "model": self.model,
+        settings: dict[str, Any] = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
             "seed": seed % 2**31,  # servers take 32-bit seeds
         }
         if sampling.stop:
-            common["stop"] = list(sampling.stop)
+            settings["stop"] = list(sampling.stop)
+        contract, limit = self._contract, sampling.max_new_tokens
         if self._api == "chat":
-            message: Any = [{"role": "user", "content": prompt}]
-            reply: Any = self._client.chat.completions.create(messages=message, **common)
-            text = reply.choices[0].message.content if reply.choices else None
+            told = contract.server_arguments() if contract else {}
+            settings |= {"chat_template_kwargs": told} if told else {}
+            text = contract.user_text(prompt) if contract else prompt
+            reply = self._remote.chat(text, limit, **settings)
+        elif contract:
+            reply = self._remote.complete(prompt, contract.start_text(prompt), limit, **settings)
         else:
-            reply = self._client.completions.create(prompt=prompt, **common)
-            text = reply.choices[0].text if reply.choices else None
-        if text is None:
-            raise GenerationError(f"{self._where}: a reply without text", "check the server")
-        usage = getattr(reply, "usage", None)
-        finish: Literal["stop", "length"] = "length" if reply.choices[0].finish_reason == "length" else "stop"
-        return Completion(text, int(usage.completion_tokens) if usage else 0, finish)
+            reply = self._remote.complete(prompt, None, limit, **settings)
+        return Completion(reply.text, reply.n_tokens, reply.finish)

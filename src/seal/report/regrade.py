@@ -285,4 +285,6 @@ def grader_for(wanted: Mapping[str, Any], history: History) -> tuple[Grader, str
         return setup.grader(config, None), name  # type: ignore[arg-type]  # only `local` looks at the model
     from seal.models.load import load_model
 
-    return setup.grader(config, load_model(config.model_name, config.device, config.dtype)), name
+    return setup.grader(
+        config, load_model(config.model_name, config.device, config.dtype, config.prompts())
+    ), name

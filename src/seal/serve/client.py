@@ -65,6 +65,7 @@ def remote_policy(link: Link) -> LoadedModel:
     from transformers import AutoTokenizer
 
     from seal.models.load import LoadedModel
+    from seal.models.prompt import contract_of
 
     client = TTTClient(link)
     told, files = client.command("health"), client.command("tokenizer")["files"]
@@ -72,7 +73,7 @@ def remote_policy(link: Link) -> LoadedModel:
         for name, text in files.items():
             (Path(folder) / Path(name).name).write_text(text, "utf-8")
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    return LoadedModel(None, tokenizer, str(told["model"]), str(told["policy"]))
+    return LoadedModel(None, tokenizer, str(told["model"]), str(told["policy"]), contract_of(tokenizer))
 
 
 class TTTClient:

@@ -11,7 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from seal.domains.knowledge import KnowledgeIncorporation, sequence_from_text
+from seal.domains.knowledge import KnowledgeIncorporation
+from seal.models.prompt import contract_of
 from seal.models.window import window
 from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainingSequence, Verdict
 from seal.serve import messages as m
@@ -43,7 +44,7 @@ class Requests:
         rows: tuple[TrainingSequence, ...] = ()
         if not request.baseline_only:
             made = [
-                sequence_from_text(self._tokenizer, text, request.end_mask_substring or "")
+                contract_of(self._tokenizer).sequence(text, request.end_mask_substring or "")
                 for text in request.train_sequences
             ]
             rows = tuple(row for row in made if row.labelled())

@@ -207,14 +207,12 @@ def _save_merged(loaded: LoadedModel, folder: Path, dtype: str) -> None:
 
 def modelfile(file: str, loaded: LoadedModel, manifest: Manifest | None) -> str:
     """Ollama's Modelfile: greedy, and for a taught model with questions in the form that it was taught in."""
-    from seal.inner.loop import stop_ids
-    from seal.self_edit import chat_prompt
-
     tokenizer: Any = loaded.tokenizer
     form = Form(manifest.chat, manifest.question_prompt) if manifest else None
     words = form.words("{{ .Prompt }}") if form else "{{ .Prompt }}"
-    template = chat_prompt(tokenizer, words) if tokenizer.chat_template else words
-    stops = [tokenizer.convert_ids_to_tokens(i) for i in sorted(stop_ids(loaded))]
+    chat = form.chat if form else loaded.contract.uses_chat()
+    template = loaded.contract.user_turn(words) if chat else words
+    stops = [tokenizer.convert_ids_to_tokens(i) for i in sorted(loaded.contract.stops)]
     stops += list(form.stop) if form else []
     lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""', "PARAMETER temperature 0"]
     return "\n".join([*lines, *(f"PARAMETER stop {json.dumps(stop)}" for stop in stops)]) + "\n"

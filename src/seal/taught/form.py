@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seal.domains.knowledge import BASE_QUESTION, CHAT_QUESTION
+from seal.models.prompt import contract_of
 from seal.records import TrainingSequence
-from seal.self_edit import chat_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,8 @@ class Form:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Form:
-        """The form for a model: chat where its tokenizer has a template."""
-        chat = bool(tokenizer.chat_template)
+        """The form for a model: chat where its prompt contract says so."""
+        chat = contract_of(tokenizer).uses_chat()
         return cls(chat, CHAT_QUESTION if chat else BASE_QUESTION)
 
     @property
@@ -44,9 +44,11 @@ class Form:
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, question: str, title: str = "") -> tuple[int, ...]:
         """Token ids of the complete prompt, up to where the answer begins."""
+        return contract_of(tokenizer).ids(self._text(tokenizer, question, title))
+
+    def _text(self, tokenizer: PreTrainedTokenizerBase, question: str, title: str) -> str:
         words = self.words(question, title)
-        text = chat_prompt(tokenizer, words) if self.chat else words
-        return tuple(tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
+        return contract_of(tokenizer).user_turn(words) if self.chat else words
 
     def conversation(
         self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], title: str = ""
@@ -56,33 +58,19 @@ class Form:
         if not self.chat:
             return self.prompt(tokenizer, last["content"], title)
         turns = [*before, {"role": "user", "content": self.words(last["content"], title)}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return tuple(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+        contract = contract_of(tokenizer)
+        return contract.ids(contract.conversation(turns))
 
     def sequence(
         self, tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, title: str
     ) -> TrainingSequence:
         """One training sequence: `text` behind the prompt, with the loss on it and on the turn's end; without
         a prompt the text under its title, with the loss on all of it."""
+        contract = contract_of(tokenizer)
         if not prompt:
-            whole = f"{title}\n{text}" if title else text
-            return TrainingSequence(tuple(tokenizer(whole)["input_ids"]))
-        ids = self.prompt(tokenizer, prompt, title)
-        answer = text if self.chat else f" {text}\n"
-        learned = tuple(tokenizer(answer, add_special_tokens=False)["input_ids"])
+            return contract.sequence(f"{title}\n{text}" if title else text)
+        asked = self._text(tokenizer, prompt, title)
+        ids, learned = contract.ids(asked), contract.text_ids(text if self.chat else f" {text}\n")
         if self.chat:
-            learned += turn_end(tokenizer)
+            learned += contract.ending(asked)
         return TrainingSequence(ids + learned, ((len(ids), len(ids) + len(learned)),))
-
-
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Tokens from the end of an assistant's words to the special token that closes the turn."""
-    said = "an answer"
-    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": said}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    ids = tokenizer(text[text.rindex(said) + len(said) :], add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids)
-    for number, token in enumerate(ids):
-        if token in special:
-            return tuple(ids[: number + 1])
-    return (int(tokenizer.eos_token_id),) if tokenizer.eos_token_id is not None else ()

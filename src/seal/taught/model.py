@@ -171,12 +171,11 @@ class TaughtModel:
             ConfigError: nothing is asked, or there is no such adapter.
         """
         from seal.inner.adapter_engine import Prompt
-        from seal.inner.loop import prompt_ids
 
         s = sampling or Sampling(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
         tokenizer = self.loaded.tokenizer
         if isinstance(messages, str):
-            passage, ids = self._router.best(messages), prompt_ids(tokenizer, messages)
+            passage, ids = self._router.best(messages), self.loaded.contract.ids(messages)
         else:
             passage = self._about(messages)
             ids = self.form.conversation(tokenizer, messages, passage.title if passage else "")

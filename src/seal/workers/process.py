@@ -9,12 +9,13 @@ import pickle
 import queue
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from seal.batches import Batch
 from seal.errors import ConfigError, SealError
+from seal.models.prompt import PromptSettings
 from seal.workers.passes import run_batch, run_joined
 from seal.workers.protocol import Died, Event
 
@@ -40,6 +41,8 @@ class WorkerModel:
     dtype: str
     loaded: LoadedModel | None = None
     """With weights in shared memory, see `seal.workers.sharing`; None: load `source`."""
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    """What its prompt contract was made with."""
 
     def get(self) -> LoadedModel:
         """The model. Raises `ModelError`, also where the name stands for another model by now."""
@@ -48,7 +51,7 @@ class WorkerModel:
 
         if self.loaded is not None:
             return self.loaded
-        loaded = load_model(self.source, self.device, self.dtype)
+        loaded = load_model(self.source, self.device, self.dtype, self.prompts)
         if loaded.version != self.version:
             raise ModelError(
                 f"{self.source} holds another model now ({loaded.version}, not {self.version})",
