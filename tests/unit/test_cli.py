@@ -210,6 +210,19 @@ def test_the_doctor_finds_what_is_here_and_names_the_command_for_the_rest() -> N
             assert not found[name].needed
 
 
+def test_the_doctor_shows_what_a_model_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "doctor", "tiny-random-qwen2")
+    assert code == 0
+    lines = {line[:15].strip(): line[15:] for line in out.splitlines()}
+    assert lines["asked"] == "through its chat template"
+    assert lines["stops at"] == "'<|im_end|>'"
+    assert lines["question"].startswith("'<|im_start|>' 'u' 's' 'e' 'r'")
+    assert lines["question"].endswith("'t' 'a' 'n' 't' 'Ċ'")
+    assert lines["M-step"].endswith("'Ċ' | 'A' 'd' 'a' 'Ġ' 'M' 'e' …")
+    assert lines["M-step ends"].endswith("'l' '.' '<|im_end|>'")
+    assert run(capsys, "doctor", "no-such-model")[0] == 2
+
+
 def test_the_doctor_fails_when_something_needed_is_missing(
     capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -33,8 +34,21 @@ class Check:
         return f"{mark}  {self.what:<22} {self.found}" + (f"\n{'':>33}→ {self.fix}" if self.fix else "")
 
 
-def doctor() -> None:
-    """Check the installation. Exit code 0: all that is needed is there; 1: something is missing."""
+def doctor(
+    model: Annotated[
+        str, typer.Argument(help="A model to look at: how its prompts and sequences are read.")
+    ] = "",
+) -> None:
+    """Check the installation, or show what a model reads, token by token.
+
+    Exit code 0: all that is needed is there; 1: something is missing.
+    """
+    if model:
+        from seal.cli._doctor_model import contract_lines
+
+        for line in contract_lines(model):
+            print(line, flush=True)
+        return
     missing = 0
     for finding in checks():
         print(finding, flush=True)
