@@ -13,8 +13,8 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, DataError, GenerationError
-from seal.plugins import taken
 from seal.models.prompt import contract_of
+from seal.plugins import taken
 from seal.records import Sampling, SelfEdit, Task
 from seal.seeds import derive
 from seal.thoughts import without_thoughts
