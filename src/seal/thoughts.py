@@ -24,9 +24,7 @@ _FINAL = re.compile(r"(<\|start\|>assistant)?<\|channel\|>final<\|message\|>")
 _OPEN = re.compile("|".join(re.escape(mark) for mark, _ in MARKS), re.IGNORECASE)
 #: gpt-oss' closing mark ends other things too, so alone it says nothing.
 _CLOSE = re.compile("|".join(re.escape(mark) for _, mark in MARKS if mark != "<|end|>"), re.IGNORECASE)
-_WHOLE = re.compile(
-    "|".join(f"{re.escape(start)}.*?{re.escape(end)}" for start, end in MARKS), re.IGNORECASE | re.DOTALL
-)
+_END_OF = {start.lower(): re.compile(re.escape(end), re.IGNORECASE) for start, end in MARKS}
 
 
 def without_thoughts(text: str) -> str:
@@ -39,7 +37,7 @@ def without_thoughts(text: str) -> str:
     """
     if not (_OPEN.search(text) or _CLOSE.search(text) or _FINAL.search(text)):
         return text
-    left = _WHOLE.sub("", text)
+    left = _without_closed(text)
     for close in reversed(list(_CLOSE.finditer(left))):
         left = left[close.end() :]
         break
@@ -47,6 +45,22 @@ def without_thoughts(text: str) -> str:
     if opened:
         left = left[: opened.start()]
     return _FINAL.sub("", left).strip()
+
+
+def _without_closed(text: str) -> str:
+    """`text` without what stands between an opening mark and its own closing one; in linear time."""
+    kept: list[str] = []
+    at = look = 0
+    never_closed: set[str] = set()  # from here on; without it many openings would each read to the end
+    while (mark := _OPEN.search(text, look)) is not None:
+        look, kind = mark.end(), mark[0].lower()
+        end = None if kind in never_closed else _END_OF[kind].search(text, look)
+        if end is None:
+            never_closed.add(kind)
+            continue
+        kept.append(text[at : mark.start()])
+        at = look = end.end()
+    return "".join([*kept, text[at:]])
 
 
 def open_thought(text: str) -> str:

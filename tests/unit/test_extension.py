@@ -140,7 +140,8 @@ def test_all_three_from_a_config_file(user: ModuleType, tmp_path: Path) -> None:
 
 
 def test_without_a_reward_model_the_domain_s_own_reward_counts(user: ModuleType) -> None:
-    found = rows({"domain": "my_seal:MyDomain", "data_config.loader": "my_seal:MyDataLoader"})
+    own = {"domain": "my_seal:MyDomain", "data_config.loader": "my_seal:MyDataLoader", "reward": "auto"}
+    found = rows(own)
     trials = {t["edit_id"]: t for t in found("trial")}
     for result in found("result"):
         assert result["reward"]["value"] == trials[result["edit_id"]]["after"]["score"] > 0
