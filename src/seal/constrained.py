@@ -19,6 +19,8 @@ from seal.seeds import derive
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from seal.inner.protocol import Generator
+
 #: (prompts, continuations) -> summed log-likelihood of every continuation after its prompt, in nats.
 Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
@@ -127,6 +129,12 @@ class ConstrainedWriter:
         texts = write(prompts, seeds, self.scorer(), self.space, *drawn, progress=progress)
         counts = [len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         return [Completion(text, count, "stop") for text, count in zip(texts, counts, strict=True)]
+
+
+def constrained(generator: Generator, tokenizer: PreTrainedTokenizerBase, space: Space) -> Generator:
+    """A writer of `space` over `generator`, if that can score texts; else (a server) `generator` itself."""
+    scorer = getattr(generator, "scorer", None)
+    return generator if scorer is None else ConstrainedWriter(scorer, tokenizer, space)
 
 
 def _pick(log_likelihoods: Sequence[float], temperature: float, seed: int) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from seal import trace
 from seal.errors import ConfigError
 from seal.evaluator import Evaluator, TrialSpec
-from seal.records import Baseline, Performance, Phase, SelfEdit, Task, Trial
+from seal.records import Baseline, Performance, Phase, SelfEdit, Task, Trial, baseline_key
 from seal.self_edit import SelfEditGenerator
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class EStep:
 
         `in_context` shows the model what it would have to learn.
         """
-        kind = "+context" if in_context else ""
-        keys = {task.id: f"{self.policy.version}{kind}/{task.id}" for task in tasks}
+        keys = {task.id: baseline_key(self.policy.version, task.id, in_context) for task in tasks}
 
         def recall(task: Task) -> Baseline | None:
             return self.run.recall(Baseline, "baseline", keys[task.id])
@@ -62,7 +61,7 @@ class EStep:
         due = [t for t in tasks if (known := recall(t)) is None or known.iteration == iteration]
         if any(recall(task) is None for task in due):  # a batch cut short is answered again whole
             targets = {task.id: task.target for task in due}
-            with self.phase("baseline", iteration, kind) as phase:
+            with self.phase("baseline", iteration, "+context" * in_context) as phase:
                 done = self.evaluator.baselines(due, in_context)
                 for baseline in _counted(self.run, "answering without training", done, len(due)):
                     fresh = replace(baseline, iteration=iteration)

@@ -126,12 +126,8 @@ class HeldOut:
             arms.append(self._in_context(estep, base))
         for arm in self._reference_arms():
             if self.wants(arm):
-                edits = [
-                    SelfEdit(f"{name}.{arm}", name, "", named[arm], derive(self.seed, name, arm), "reference")
-                    for name, named in self._references.items()
-                    if arm in named
-                ]
-                arms.append(self._arm(estep, arm, edits, BEFORE, performances, base))
+                named = {task: edits[arm] for task, edits in self._references.items() if arm in edits}
+                arms.append(self._arm(estep, arm, self._given(arm, named), BEFORE, performances, base))
         if self.wants("self_edit"):
             edits = estep.write(self.tasks, self.samples, BEFORE)
             arms.append(self._arm(estep, "self_edit", edits, BEFORE, performances, base))
@@ -151,6 +147,13 @@ class HeldOut:
         edits = estep.write(self.tasks, self.samples, AFTER)
         return [base, self._arm(estep, "self_edit_rl", edits, AFTER, performances, arms[0])]
 
+    def _given(self, arm: str, completions: Mapping[str, str]) -> list[SelfEdit]:
+        """Self-edits that no policy wrote, by task."""
+        return [
+            SelfEdit(f"{name}.{arm}", name, "", completion, derive(self.seed, name, arm), "reference")
+            for name, completion in completions.items()
+        ]
+
     def _reference_arms(self) -> list[str]:
         return list(dict.fromkeys(name for named in self._references.values() for name in named))
 
@@ -165,12 +168,7 @@ class HeldOut:
         if not self.tasks or completion is None:
             return []
         _, performances = self._base(estep, "base", BEFORE)
-        edits = [
-            SelfEdit(
-                f"{t.id}.constant", t.id, "", completion, derive(self.seed, t.id, "constant"), "reference"
-            )
-            for t in self.tasks
-        ]
+        edits = self._given("constant", {task.id: completion for task in self.tasks})
         return [self._arm(estep, "constant", edits, BEFORE, performances, arms[0])]
 
     def placebo(self, estep: EStep, arms: Sequence[ArmScore]) -> list[ArmScore]:

@@ -17,18 +17,18 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from seal import setup, trace
-from seal.controls import best_constant, placebo_edits
+from seal.controls import Controls
 from seal.data.load_report import LoadReport
 from seal.evaluation import HeldOut, Summary
 from seal.models.load import load_model, require_model
-from seal.records import ArmScore, EditResult, Plan, PolicyUpdate, SelfEdit
-from seal.restem import FEW_UPDATES, ReSTEMOptimizer, pair_of, select
+from seal.records import EditResult, Plan, PolicyUpdate, SelfEdit
+from seal.restem import FEW_UPDATES, ReSTEMOptimizer, select
 from seal.reward import edit_results
-from seal.run.codec import decode
 from seal.seeds import derive
 from seal.settings import SEALConfig
 
 if TYPE_CHECKING:
+    from seal.estep import EStep
     from seal.run.folder import Run
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,8 @@ class SEALFramework:
         self._note_data()
         arms = self.held_out.before(self.estep)
         updates = [self._round(iteration) for iteration in range(self.config.max_outer_iterations)]
-        arms += self._controls(updates, arms)
+        controls = Controls(self.folder, self.held_out, self.optimizer, self.config.seed, self._adopt)
+        arms += controls.measure(updates, arms)
         self._adopt(updates)
         arms += self.held_out.after(self.estep, arms)
         self.estep.close()
@@ -170,12 +171,15 @@ class SEALFramework:
         done = (self.folder.recall(PolicyUpdate, "update", str(i)) for i in range(iteration))
         return [update for update in done if update is not None]
 
-    def _adopt(self, updates: Sequence[PolicyUpdate]) -> None:
-        """Go on with the policy that the last of `updates` left behind; without any, with the first one."""
+    def _adopt(self, updates: Sequence[PolicyUpdate]) -> EStep:
+        """Go on with the policy that the last of `updates` left behind; without any, with the first one.
+
+        A caller that keeps the result keeps that policy in memory while the next one is loaded.
+        """
         latest = next((u for u in reversed(updates) if u.updated), None)
         version = latest.policy if latest else self.base_version
         if version == self.estep.policy.version:
-            return
+            return self.estep
         self.estep.close()
         del self.estep  # its policy leaves the memory before the next one comes
         gc.collect()
@@ -183,53 +187,7 @@ class SEALFramework:
         source = str(self.folder.path / latest.checkpoint) if latest else config.model_name
         policy = load_model(source, config.device, config.dtype, config.prompts())
         self.estep = setup.estep(config, self.folder, self.domain, self.grader, policy)
-
-    def _controls(self, updates: Sequence[PolicyUpdate], arms: Sequence[ArmScore]) -> list[ArmScore]:
-        """The arms that reinforcement learning has to beat, where they are asked for."""
-        rounds = [self._journalled(update.iteration) for update in updates]
-        found: list[ArmScore] = []
-        if self.held_out.wants("constant", default=False):
-            edits, results = (
-                [item for part in parts for item in part] for parts in zip(*rounds, strict=True)
-            )
-            constant = best_constant(edits, results)
-            self._adopt(())
-            found += self.held_out.constant(self.estep, arms, constant)
-        if self.held_out.wants("placebo", default=False) and any(update.updated for update in updates):
-            self._adopt(self._placebo(updates, [edits for edits, _ in rounds]))
-            found += self.held_out.placebo(self.estep, arms)
-        return found
-
-    def _journalled(self, iteration: int) -> tuple[list[SelfEdit], list[EditResult]]:
-        """A round's self-edits and what they earned."""
-        edits = [decode(SelfEdit, row.data) for row in self.folder.journal.rows("edit")]
-        results = [decode(EditResult, row.data) for row in self.folder.journal.rows("result")]
-        mine = [r for r in results if r.iteration == iteration]
-        names = {r.edit_id for r in mine}
-        return [edit for edit in edits if edit.id in names], mine
-
-    def _placebo(
-        self, updates: Sequence[PolicyUpdate], rounds: Sequence[Sequence[SelfEdit]]
-    ) -> list[PolicyUpdate]:
-        """The rounds' M-steps once more, from the first policy, on as many self-edits picked at random."""
-        done: list[PolicyUpdate] = []
-        for update, edits in zip(updates, rounds, strict=True):
-            key = str(update.iteration)
-            known = self.folder.recall(PolicyUpdate, "placebo", key)
-            if known is None:
-                self._adopt(done)
-                self.estep.close()
-                out = self.folder.checkpoints / f"placebo-{update.iteration + 1}"
-                pairs = [pair_of(edit) for edit in placebo_edits(edits, update, self.config.seed)]
-                seed = derive(self.config.seed, "placebo update", update.iteration)
-                new = self.optimizer.update(self.estep.policy, pairs, out, seed)
-                checkpoint = f"checkpoints/{out.name}" if new.updated else ""
-                known = replace(
-                    update, policy=new.version, checkpoint=checkpoint, updated=new.updated, losses=new.losses
-                )
-                self.folder.record("placebo", key, known)
-            done.append(known)
-        return done
+        return self.estep
 
     def _success_rate(self, iteration: int) -> float:
         rows = (row.data for row in self.folder.journal.rows("result"))

@@ -255,7 +255,7 @@ class BatchSize:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One task measured without training. Journal kind `baseline`, key `{policy}/{task_id}`."""
+    """One task measured without training. Journal kind `baseline`, key `baseline_key`."""
 
     task_id: str
     policy: str
@@ -263,6 +263,11 @@ class Baseline:
     answers: tuple[Answer, ...] = ()
     iteration: int = 0
     """Round that measured it; later rounds of the same policy use it again."""
+
+
+def baseline_key(policy: str, task_id: str, in_context: bool = False) -> str:
+    """Journal key of a `Baseline`; `in_context`: of one whose prompts held what there is to learn."""
+    return f"{policy}{'+context' * in_context}/{task_id}"
 
 
 @dataclass(frozen=True, slots=True)

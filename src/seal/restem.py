@@ -180,7 +180,7 @@ class ReSTEMOptimizer:
     """The M-step.
 
     Args:
-        sft: LoRA recipe; `batch_size` × `accumulation` self-edits make one update of the weights.
+        sft: training config; `batch_size` × `accumulation` self-edits make one update of the weights.
         micro_batch: self-edits in one forward pass of one process; changes memory, not the result.
     """
 

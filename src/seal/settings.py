@@ -379,7 +379,7 @@ class SEALConfig(Section):
         )
 
     def sft_training(self) -> TrainingConfig:
-        """The M-step's recipe."""
+        """The M-step's training config."""
         return TrainingConfig(**self.sft.model_dump())
 
     def prompts(self) -> PromptSettings:

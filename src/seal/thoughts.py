@@ -65,8 +65,7 @@ def _without_closed(text: str) -> str:
 
 def open_thought(text: str) -> str:
     """The mark that closes the thought in which `text` ends; empty: it ends in none."""
-    last = ""
-    for mark in _OPEN.finditer(text):
-        close = next(end for start, end in MARKS if start.lower() == mark[0].lower())
-        last = "" if close.lower() in text[mark.end() :].lower() else close
-    return last
+    marks = list(_OPEN.finditer(text))
+    if not marks or _END_OF[marks[-1][0].lower()].search(text, marks[-1].end()):
+        return ""
+    return next(end for start, end in MARKS if start.lower() == marks[-1][0].lower())

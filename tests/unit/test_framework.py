@@ -573,6 +573,12 @@ def test_an_arm_that_there_is_not_is_refused(settings: Callable[..., dict[str, A
         carry_out(settings() | {"evaluation.arms": ["base", "self_edits"]})
 
 
+def test_without_rounds_there_is_nothing_to_compare_rl_with(settings: Callable[..., dict[str, Any]]) -> None:
+    asked = ["base", "constant", "placebo"]
+    rows = carry_out(small(settings) | {"max_outer_iterations": 0, "evaluation.arms": asked})
+    assert [a["arm"] for a in of(rows, "arm")] == ["base"]
+
+
 def test_rl_is_compared_with_the_best_constant_and_a_placebo(
     settings: Callable[..., dict[str, Any]], judge: Judge, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ def _show_answers(run: Run, tasks: Mapping[str, Task]) -> None:
     if not rows:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("asked, without the passage", "before", arm, "right answer"):
+    for heading in ("asked, without the passage; what was learned first", "before", arm, "right answer"):
         table.add_column(heading, overflow="fold")
     for row in rows:
         after = f"[green]{escape(row.after)}[/]" if row.right_after else escape(row.after)

@@ -102,7 +102,7 @@ class BaseDomain(ABC):
         return ()
 
     def training_config(self, completion: str, base: TrainingConfig) -> TrainingConfig:
-        """The training recipe; a domain whose self-edits choose it overrides this."""
+        """The training config; a domain whose self-edits choose it overrides this."""
         return base
 
     def eval_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[EvalPrompt, ...]:

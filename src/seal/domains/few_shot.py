@@ -34,7 +34,7 @@ from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair
 from seal.arc.synthetic import rule_preserving
 from seal.arc.views import CAP, PredictionView, prediction_views, training_views
 from seal.arc.vote import Attempts, Vote, attempts, best_of_experts, candidates, official_attempts
-from seal.constrained import ConstrainedWriter
+from seal.constrained import constrained
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError
 from seal.models.prompt import contract_of
@@ -201,8 +201,7 @@ class FewShotLearning(BaseDomain):
 
     def sampler(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
         """The generator that self-edits are drawn from: constrained where `generator` can score texts."""
-        scorer = getattr(generator, "scorer", None)
-        return ConstrainedWriter(scorer, tokenizer, self.space) if self.constrained and scorer else generator
+        return constrained(generator, tokenizer, self.space) if self.constrained else generator
 
     def training_sequences(
         self, task: Task, completion: str, tokenizer: PreTrainedTokenizerBase

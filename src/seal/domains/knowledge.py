@@ -13,7 +13,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from seal.constrained import ConstrainedWriter, draw
+from seal.constrained import constrained, draw
 from seal.data.invented import world_of
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.domains.study_plan import PlanSpace, StudyPlan, oracle_plan, parse_plan
@@ -192,10 +192,7 @@ class KnowledgeIncorporation(BaseDomain):
 
     def sampler(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
         """The generator of self-edits: study plans are constrained where `generator` can score texts."""
-        scorer = getattr(generator, "scorer", None)
-        if self.plan_space is None or scorer is None:
-            return generator
-        return ConstrainedWriter(scorer, tokenizer, self.plan_space)
+        return generator if self.plan_space is None else constrained(generator, tokenizer, self.plan_space)
 
     def findings(self, task: Task, completion: str) -> tuple[EditFinding, ...]:
         """Loops, echoes of the instruction, and names and numbers that the passage lacks."""

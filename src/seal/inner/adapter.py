@@ -82,7 +82,7 @@ class Adapter:
 
     Args:
         runtime: the base model's.
-        recipe: rank, alpha and targets count.
+        training: rank, alpha and targets count.
         seed: of the start values.
         weights: where to keep the factors, (layout.size,) in the runtime's `state_dtype`; None: in a tensor
             of its own.
@@ -108,7 +108,7 @@ class Adapter:
 
 
 def layout_of(runtime: Runtime, training: TrainingConfig) -> SlotLayout:
-    """The layout for a recipe's rank and targets; equal ones are one object, so that adapters can share a
+    """The layout for a config's rank and targets; equal ones are one object, so that adapters can share a
     stack."""
     rank = -(-training.rank // RANK_STEP) * RANK_STEP
     key = rank, tuple(target_modules(runtime.model, training.targets))

@@ -26,6 +26,7 @@ from seal.records import (
     SelfEdit,
     Task,
     Trial,
+    baseline_key,
 )
 from seal.run.codec import decode
 from seal.run.folder import read_config
@@ -61,7 +62,7 @@ class History:
     finished: bool
     plans: dict[int, Plan] = field(default_factory=dict)
     baselines: dict[tuple[str, str], Baseline] = field(default_factory=dict)
-    """By (policy, task id)."""
+    """By (policy, task id); without those that had the passage at hand."""
     edits: dict[str, SelfEdit] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     results: tuple[EditResult, ...] = ()
@@ -140,6 +141,7 @@ class History:
                 if row.n not in known:
                     known[row.n] = decode(KINDS[row.kind], row.data)
                 records[row.kind].append(known[row.n])
+        keys = [row.key for row in rows if row.kind == "baseline"]
         return cls(
             path=path,
             config=config,
@@ -149,7 +151,11 @@ class History:
             last=rows[-1].time if rows else "",
             finished=any(row.kind == "summary" for row in rows),
             plans={plan.iteration: plan for plan in records["plan"]},
-            baselines={(b.policy, b.task_id): b for b in records["baseline"]},
+            baselines={
+                (b.policy, b.task_id): b
+                for key, b in zip(keys, records["baseline"], strict=True)
+                if key == baseline_key(b.policy, b.task_id)
+            },
             edits={edit.id: edit for edit in records["edit"]},
             trials=tuple(records["trial"]),
             results=tuple(records["result"]),
