@@ -204,7 +204,7 @@ def test_the_doctor_finds_what_is_here_and_names_the_command_for_the_rest() -> N
     assert found["torch"].fix == ""
     assert found["python"].found.startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     assert f"of {os.cpu_count()} CPUs" in found["threads"].found
-    for name in ("trackio", "ray"):
+    for name in ("trackio", "tensorboard"):
         if found[name].found == "not installed":
             assert found[name].fix == f"pip install 'seal[{name}]'"
             assert not found[name].needed
