@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,18 @@ def address(model: TaughtModel) -> Iterator[str]:
         yield found
 
 
+_clients = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def _disconnected() -> Iterator[None]:
+    """A client that an error's traceback still holds would keep its socket open into the next test."""
+    with _clients:
+        yield
+
+
 def client(address: str, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
+    return _clients.enter_context(openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0))
 
 
 def turn(text: str) -> Any:
