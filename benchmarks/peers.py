@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from seal.inner.schedule import learning_rate, step_sequences, total_steps
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import target_modules
 from seal.records import AdaptJob, TrainingConfig, TrainingSequence
+from seal.schedule import learning_rate, step_sequences, total_steps
 
 OFFICIAL_LENGTH = 2048
 

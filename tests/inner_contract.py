@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from seal.grading import Grade, Grader, LexicalGrader
-from seal.inner.protocol import FollowUp, InnerLoop
-from seal.inner.schedule import total_steps
+from seal.protocols import FollowUp, InnerLoop
 from seal.records import (
     AdaptJob,
     AdaptOutcome,
@@ -27,6 +26,7 @@ from seal.records import (
     TrainingSequence,
     Verdict,
 )
+from seal.schedule import total_steps
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=3)
 #: Enough steps for the tiny model to learn an answer by heart.

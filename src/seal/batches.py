@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seal.inner.protocol import FollowUp
-from seal.inner.schedule import sequences_per_step, total_steps
+from seal.protocols import FollowUp
 from seal.records import AdaptJob
+from seal.schedule import sequences_per_step, total_steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from seal.seeds import derive
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from seal.inner.protocol import Generator
+    from seal.protocols import Generator
 
 #: (prompts, continuations) -> summed log-likelihood of every continuation after its prompt, in nats.
 Scorer = Callable[[Sequence[str], Sequence[str]], Sequence[float]]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from seal.evaluation import HeldOut
 from seal.records import ArmScore, EditResult, PolicyUpdate, SelfEdit
-from seal.restem import ReSTEMOptimizer, pair_of
+from seal.restem import ReSTEMOptimizer
 from seal.run.codec import decode
 from seal.seeds import derive
+from seal.selection import pair_of
 
 if TYPE_CHECKING:
     from seal.estep import EStep

@@ -11,8 +11,8 @@ from seal.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from seal.inner.protocol import InnerLoop
     from seal.models.load import LoadedModel
+    from seal.protocols import InnerLoop
     from seal.workers.process import WorkerModel
 
 #: Models with fewer weights are through before another process has started.

@@ -10,8 +10,8 @@ from seal import trace
 from seal.batches import cut
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import AdaptError, DataError, GradingError, SealError
-from seal.inner.protocol import FollowUp, InnerLoop
 from seal.models.load import LoadedModel
+from seal.protocols import FollowUp, InnerLoop
 from seal.records import (
     AdaptJob,
     AdaptOutcome,

@@ -22,9 +22,10 @@ from seal.data.load_report import LoadReport
 from seal.evaluation import HeldOut, Summary
 from seal.models.load import load_model, require_model
 from seal.records import EditResult, Plan, PolicyUpdate, SelfEdit
-from seal.restem import FEW_UPDATES, ReSTEMOptimizer, select
+from seal.restem import FEW_UPDATES, ReSTEMOptimizer
 from seal.reward import edit_results
 from seal.seeds import derive
+from seal.selection import select
 from seal.settings import SEALConfig
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from seal.errors import SealError
 from seal.grading import Grader
 from seal.inner.base_answers import BaseAnswers
-from seal.inner.protocol import FollowUp, InnerLoop
+from seal.protocols import FollowUp, InnerLoop
 from seal.records import AdaptJob, AdaptOutcome, Answer, EvalPrompt, Question, Verdict
 from seal.thoughts import without_thoughts
 

@@ -18,7 +18,7 @@ from seal.remote import RemoteModel
 from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
-    from seal.inner.protocol import Generator
+    from seal.protocols import Generator
 
 JUDGE_PROMPT = """You check one answer to a quiz question against the reference answer.
 

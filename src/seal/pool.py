@@ -19,7 +19,7 @@ from itertools import count
 
 from seal.batches import Batch, cost, cut
 from seal.errors import AdaptError
-from seal.inner.protocol import FollowUp
+from seal.protocols import FollowUp
 from seal.records import AdaptJob, AdaptOutcome, JobError
 from seal.workers.protocol import Began, Died, Done, Event, Outcome, Worker
 

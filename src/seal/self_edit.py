@@ -13,8 +13,8 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, DataError, GenerationError
-from seal.models.prompt import contract_of
 from seal.plugins import taken
+from seal.prompt import contract_of
 from seal.records import Sampling, SelfEdit, Task
 from seal.seeds import derive
 from seal.thoughts import without_thoughts
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from seal.domains.base import BaseDomain
-    from seal.inner.protocol import Generator
+    from seal.protocols import Generator
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from pydantic import (
     model_validator,
 )
 
+from seal import config_reader, yaml_lines
 from seal import training_config as tc
-from seal import yaml_lines
-from seal.models.prompt import DEFAULT_DATE, PromptSettings
 from seal.plugins import is_import_path
+from seal.prompt import DEFAULT_DATE, PromptSettings
 from seal.records import Sampling, TrainingConfig
 
 DOMAINS = ("knowledge_incorporation", "few_shot_learning")
@@ -357,9 +357,7 @@ class SEALConfig(Section):
     @classmethod
     def from_yaml(cls, path: str | Path) -> SEALConfig:
         """Read a YAML or JSON file. Raises `ConfigError` with every mistake, each with file and line."""
-        from seal.config import load_config  # the reader needs this schema first
-
-        return load_config(path)
+        return config_reader.read(cls, path)
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """All settings as YAML that `from_yaml` reads back as an equal config; also written to `path`."""

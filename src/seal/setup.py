@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from seal.engine import EngineSettings
     from seal.estep import EStep
     from seal.inner.memory import Capacity
-    from seal.inner.protocol import Generator, InnerLoop
     from seal.models.load import LoadedModel
+    from seal.protocols import Generator, InnerLoop
     from seal.run.folder import Run
     from seal.self_edit import SelfEditGenerator
 

@@ -169,7 +169,7 @@ def test_equal_beginnings_are_scored_once() -> None:
 
 
 def test_the_writer_is_a_generator(tiny: Any) -> None:
-    from seal.inner.protocol import Generator
+    from seal.protocols import Generator
 
     tokenizer = tiny("llama").tokenizer
     writer = ConstrainedWriter(lambda: fixed({"true": 5.0}), tokenizer, RecipeSpace())

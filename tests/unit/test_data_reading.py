@@ -22,7 +22,7 @@ from seal.recipes.train_sft import read_pairs
 from seal.records import Question, Task
 from seal.report.history import read_history
 from seal.report.page import html, markdown, run_view
-from seal.restem import Pair
+from seal.selection import Pair
 from seal.setup import load_data
 
 PASSAGE = {"title": "T", "context": "C one.", "questions": [{"question": "Q?", "answer": "A"}]}

@@ -24,8 +24,8 @@ from seal.domains.base import InvalidEdit
 from seal.domains.few_shot import PAPER_LORA, FewShotLearning
 from seal.errors import ConfigError, DataError
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
-from seal.inner.protocol import FollowUp
 from seal.models.builtin import build
+from seal.protocols import FollowUp
 from seal.records import AdaptJob, Answer, EvalPrompt, Sampling, Task, TrainingConfig
 
 TASK = find_task("6150a2bd")  # two demonstrations, one test; the rule is a half turn

@@ -18,12 +18,12 @@ from seal.errors import GenerationError
 from seal.graded import Graded
 from seal.grading import Grader, LexicalGrader
 from seal.inner.loop import LocalGenerator, LocalInnerLoop, stop_ids
-from seal.inner.protocol import Generator, InnerLoop
 from seal.inner.runtime import Runtime
 from seal.inner.score import PrefixScorer
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper
-from seal.models.prompt import contract_of
+from seal.prompt import contract_of
+from seal.protocols import Generator, InnerLoop
 from seal.records import AdaptJob, Sampling
 from seal.serve.client import RemoteInnerLoop
 from seal.serve.link import Link

@@ -18,7 +18,7 @@ from seal.graded import Graded
 from seal.grading import Grade, LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import LoadedModel
-from seal.models.prompt import contract_of
+from seal.prompt import contract_of
 from seal.records import AdaptJob, Answer, Performance, Question, Task, TrainingConfig, Verdict
 from seal.settings import EditCheck
 

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel, get_scheduler
 
 from double_precision import SAME, DoublePrecision
 from seal.errors import AdaptError, ConfigError, ModelError
-from seal.inner.schedule import epoch_order, init_lora, learning_rate, step_sequences, total_steps
 from seal.models.builtin import FAMILIES, PREFIX, build
 from seal.models.lora import LoRAWrapper, linear_modules, row_loss, target_modules
 from seal.models.merge import merged
 from seal.records import TrainingConfig, TrainingSequence
+from seal.schedule import epoch_order, init_lora, learning_rate, step_sequences, total_steps
 
 #: PEFT asks transformers for a deprecated name; the wrapper silences it, bare PEFT in these tests does not.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -15,8 +15,8 @@ import pytest
 from seal import setup
 from seal.errors import ConfigError, DataError, GenerationError, RunError
 from seal.inner.loop import LocalGenerator
-from seal.inner.protocol import Generator
 from seal.models.openai_generator import OpenAIGenerator
+from seal.protocols import Generator
 from seal.recipes import pipeline
 from seal.recipes.articles import read_articles
 from seal.recipes.make_data import check_counts, make_data

@@ -19,9 +19,9 @@ from seal.errors import AdaptError, ConfigError
 from seal.graded import Graded
 from seal.grading import Grader
 from seal.inner.loop import LocalInnerLoop
-from seal.inner.protocol import FollowUp, InnerLoop
 from seal.models.load import LoadedModel, load_model
 from seal.pool import Pool
+from seal.protocols import FollowUp, InnerLoop
 from seal.records import AdaptJob, AdaptOutcome
 from seal.workers.inprocess import InProcessWorker
 from seal.workers.process import ProcessWorker, WorkerModel, WorkerSetup

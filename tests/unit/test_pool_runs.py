@@ -19,9 +19,9 @@ from seal.framework import SEALFramework
 from seal.graded import Graded
 from seal.grading import Grader, LexicalGrader
 from seal.inner.loop import LocalInnerLoop
-from seal.inner.protocol import InnerLoop
 from seal.models.load import LoadedModel, load_model
 from seal.pool import Pool
+from seal.protocols import InnerLoop
 from seal.run.folder import Run
 from seal.serve.link import Link, find
 from seal.serve.requests import Requests

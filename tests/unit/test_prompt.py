@@ -25,8 +25,8 @@ from seal.errors import ConfigError, ModelError
 from seal.inner.loop import LocalGenerator
 from seal.models import builtin
 from seal.models.load import LoadedModel, load_model
-from seal.models.prompt import PromptContract, PromptSettings, contract_of
-from seal.models.prompt_check import build_contract
+from seal.prompt import PromptContract, PromptSettings, contract_of
+from seal.prompt_check import build_contract
 from seal.records import Question, Sampling, Task
 from seal.restem import completion_sequences
 

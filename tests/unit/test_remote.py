@@ -19,8 +19,8 @@ from seal.grading import JudgeGrader
 from seal.models import builtin
 from seal.models.load import LoadedModel
 from seal.models.openai_generator import OpenAIGenerator
-from seal.models.prompt import PromptSettings, contract_of
-from seal.models.prompt_check import build_contract
+from seal.prompt import PromptSettings, contract_of
+from seal.prompt_check import build_contract
 from seal.records import Question, Sampling, Task, Verdict
 from seal.remote import RemoteModel
 

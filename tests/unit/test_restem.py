@@ -16,17 +16,9 @@ from seal.models.builtin import build
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper, row_loss
 from seal.records import Reward, SelfEdit, TrainingConfig, TrainingSequence
-from seal.restem import (
-    PAPER_SFT,
-    Pair,
-    ReSTEMOptimizer,
-    completion_sequences,
-    save_merged,
-    select,
-    top_k,
-    train_on_sequences,
-)
+from seal.restem import PAPER_SFT, ReSTEMOptimizer, completion_sequences, save_merged, train_on_sequences
 from seal.seeds import derive
+from seal.selection import Pair, select, top_k
 
 PAIRS = [
     ("Write about Vell:\n", "- Vell lies in the east.\n- It has a tower."),

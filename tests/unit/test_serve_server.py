@@ -21,7 +21,7 @@ import pytest
 import zmq
 
 from seal.errors import ConfigError, ServeError
-from seal.inner.protocol import FollowUp
+from seal.protocols import FollowUp
 from seal.records import (
     AdaptJob,
     AdaptOutcome,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
-from seal.arc.recipe import COLOUR_FLAG, FLAGS, STRATEGIES, ArcRecipe, parse_recipe
+from seal.arc.recipe import COLOUR_FLAG, FLAGS, STRATEGIES, ArcRecipe, RecipeError, parse_recipe
 from seal.constrained import Choice, draw, literals, spell
+from seal.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,23 @@ class RecipeSpace:
     """Augmentation groups that may be on; the others are written as false."""
     colour: bool = True
     """Whether colour permutation is a choice of its own; if not, the official rule holds."""
+
+    @classmethod
+    def of(cls, given: RecipeSpace | Mapping[str, Any] | None) -> RecipeSpace:
+        """The space that settings describe; None is the default one.
+
+        Raises:
+            ConfigError: an unknown field, or no recipe is left.
+        """
+        if given is None or isinstance(given, RecipeSpace):
+            return given or cls()
+        try:
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+            space = cls(**fields)
+            next(space.recipes())
+        except (TypeError, StopIteration, RecipeError) as error:
+            raise ConfigError(f"space is {given!r}: {error}", "see seal.arc.grammar.RecipeSpace") from error
+        return space
 
     def slots(self) -> list[Choice]:
         """The choices in the order they are written; together they spell `ArcRecipe.to_json`."""

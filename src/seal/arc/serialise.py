@@ -17,7 +17,7 @@ import numpy as np
 from seal.arc.grid import MAX_SIDE, Array, Grid, Pair, as_grid, grid_key
 from seal.arc.views import PredictionView, TrainView
 from seal.errors import DataError
-from seal.models.prompt import PromptContract, contract_of
+from seal.prompt import PromptContract, contract_of
 from seal.records import TrainingSequence
 from seal.thoughts import without_thoughts
 

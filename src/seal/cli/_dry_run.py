@@ -71,8 +71,8 @@ def describe(config: SEALConfig) -> str:
 
 def _m_step(config: SEALConfig) -> str:
     """How many updates the policy gets in a round if all self-edits that can be kept are."""
-    from seal.inner.schedule import total_steps
     from seal.restem import FEW_UPDATES
+    from seal.schedule import total_steps
 
     edits = config.samples_per_iteration
     kept = min(edits, config.keep_k) if config.keep == "best_of_k" else edits

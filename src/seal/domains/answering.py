@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from seal.models.prompt import contract_of
-from seal.models.prompt_check import own_ends
+from seal.prompt import contract_of
+from seal.prompt_check import own_ends
 from seal.records import Answer, EvalPrompt
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seal.errors import DataError
-from seal.models.prompt import contract_of
+from seal.prompt import contract_of
 from seal.records import Answer, EditFinding, EvalPrompt, Performance, Task, TrainingConfig, TrainingSequence
 from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from seal.inner.protocol import Generator
+    from seal.protocols import Generator
 
 
 class InvalidEdit(DataError):

@@ -37,7 +37,7 @@ from seal.arc.vote import Attempts, Vote, attempts, best_of_experts, candidates,
 from seal.constrained import constrained
 from seal.domains.base import BaseDomain, InvalidEdit
 from seal.errors import ConfigError, DataError
-from seal.models.prompt import contract_of
+from seal.prompt import contract_of
 from seal.records import Answer, EvalPrompt, Performance, Sampling, Task, TrainingConfig, TrainingSequence
 from seal.seeds import derive
 from seal.thoughts import without_thoughts
@@ -45,7 +45,7 @@ from seal.thoughts import without_thoughts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from seal.inner.protocol import Generator
+    from seal.protocols import Generator
 
 #: The paper's inner loop on ARC (appendix A.2); learning rate and epochs come from the self-edit.
 PAPER_LORA = TrainingConfig(
@@ -159,7 +159,7 @@ class FewShotLearning(BaseDomain):
         self.max_row_tokens, self.batch_size = max_row_tokens, batch_size
         self.demonstration_loss, self.shared_translation = demonstration_loss, shared_translation
         self.prompt_cells, self.seed = prompt_cells, seed
-        self.constrained, self.space = constrained, _space(space)
+        self.constrained, self.space = constrained, RecipeSpace.of(space)
         self.fixed = {name: frozenset(groups) for name, groups in (fixed or {}).items()}
         for name, groups in self.fixed.items():
             for group in sorted(groups):
@@ -390,15 +390,3 @@ def _parsed(completion: str) -> ArcRecipe:
 def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}", f"use one of {', '.join(map(str, allowed))}")
-
-
-def _space(given: RecipeSpace | dict[str, Any] | None) -> RecipeSpace:
-    if given is None or isinstance(given, RecipeSpace):
-        return given or RecipeSpace()
-    try:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-        space = RecipeSpace(**fields)
-        next(space.recipes())
-    except (TypeError, StopIteration, RecipeError) as error:
-        raise ConfigError(f"space is {given!r}: {error}", "see seal.arc.grammar.RecipeSpace") from error
-    return space

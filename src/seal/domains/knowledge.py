@@ -19,7 +19,7 @@ from seal.domains.base import BaseDomain, InvalidEdit
 from seal.domains.study_plan import PlanSpace, StudyPlan, oracle_plan, parse_plan
 from seal.errors import ConfigError, DataError, GradingError
 from seal.grading import Grader, LexicalGrader
-from seal.models.prompt import contract_of
+from seal.prompt import contract_of
 from seal.records import (
     Answer,
     EditFinding,
@@ -41,7 +41,7 @@ from seal.thoughts import without_thoughts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from seal.inner.protocol import Generator
+    from seal.protocols import Generator
 
 BASE_QUESTION = "Topic: {title}\n{question}\nAnswer:"
 CHAT_QUESTION = "Topic: {title}\n{question}\nGive only the answer, in a few words."

@@ -22,9 +22,9 @@ from seal.inner.adapter_files import load_adapter
 from seal.inner.packing import pack
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
-from seal.inner.schedule import learning_rate, step_sequences, total_steps
 from seal.inner.stack import AdapterStack, Slot
 from seal.records import AdaptJob, TrainingSequence
+from seal.schedule import learning_rate, step_sequences, total_steps
 from seal.seeds import derive
 
 #: Logits that are computed at once. On a CPU they stay in blocks that the process keeps, see `memory`.

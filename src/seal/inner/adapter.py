@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from seal.inner.schedule import init_lora
 from seal.models.lora import target_modules
 from seal.records import TrainingConfig
+from seal.schedule import init_lora
 
 if TYPE_CHECKING:
     from seal.inner.runtime import Runtime

@@ -16,10 +16,10 @@ from seal.inner.adapter_files import save_adapter
 from seal.inner.base_answers import BaseAnswers
 from seal.inner.decode import Decoder, Request, TokenCompletion
 from seal.inner.family_check import check_family
-from seal.inner.protocol import FollowUp
 from seal.inner.runtime import Runtime
 from seal.inner.score import PrefixScorer
 from seal.models.load import LoadedModel
+from seal.protocols import FollowUp
 from seal.records import (
     AdaptJob,
     AdaptOutcome,

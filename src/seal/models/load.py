@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from seal.errors import ModelError
 from seal.models import builtin, gguf, pickled
 from seal.models.checkpoint import MANIFEST, folder_version, no_progress_bars, one_line, verify_checkpoint
-from seal.models.prompt import PromptContract, PromptSettings, adopt
-from seal.models.prompt_check import build_contract, own_ends, settle_ends
+from seal.prompt import PromptContract, PromptSettings, adopt
+from seal.prompt_check import build_contract, own_ends, settle_ends
 
 if TYPE_CHECKING:
     import torch

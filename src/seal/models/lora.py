@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from seal.errors import AdaptError, ConfigError, ModelError
-from seal.inner.schedule import init_lora, learning_rate, step_sequences, total_steps
 from seal.models.adapter_reader import PREFIX, read_adapter
 from seal.models.window import window
 from seal.records import TrainingConfig, TrainingSequence
+from seal.schedule import init_lora, learning_rate, step_sequences, total_steps
 from seal.seeds import derive
 
 if TYPE_CHECKING:

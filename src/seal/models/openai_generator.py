@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal
 
 from seal.errors import ConfigError, GenerationError
-from seal.models.prompt import PromptContract
+from seal.prompt import PromptContract
 from seal.records import Completion, Sampling
 from seal.remote import RemoteModel
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seal.errors import DataError
 from seal.recipes.results import QueryRun, RunArticle, read_run
-from seal.restem import top_k
+from seal.selection import top_k
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,10 @@ from seal.errors import AdaptError, ConfigError, DataError
 from seal.estep import EStep
 from seal.evaluation import BEFORE
 from seal.evaluator import raise_error
-from seal.inner.protocol import InnerLoop
 from seal.models.load import LoadedModel
 from seal.models.lora import linear_modules
 from seal.models.merge import merge, merged, restored
+from seal.protocols import InnerLoop
 from seal.recipes.articles import write_json
 from seal.recipes.continual_report import matrices, summary
 from seal.recipes.query import lora_params

@@ -25,7 +25,6 @@ from seal.data.files import check_text, parse_lines, read_text
 from seal.errors import ConfigError, DataError, ModelError
 from seal.models.window import window
 from seal.restem import (
-    Pair,
     Progress,
     ReSTEMOptimizer,
     UpdateResult,
@@ -33,6 +32,7 @@ from seal.restem import (
     save_merged,
     train_on_sequences,
 )
+from seal.selection import Pair
 from seal.settings import SFTConfig
 from seal.training_config import PAPER_SFT, TrainingConfig
 

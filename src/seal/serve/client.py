@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, ServeError
-from seal.inner.protocol import FollowUp
+from seal.protocols import FollowUp
 from seal.records import AdaptJob, AdaptOutcome
 from seal.serve import messages as m
 from seal.serve.exchange import Exchange, job_error
@@ -65,7 +65,7 @@ def remote_policy(link: Link) -> LoadedModel:
     from transformers import AutoTokenizer
 
     from seal.models.load import LoadedModel
-    from seal.models.prompt import contract_of
+    from seal.prompt import contract_of
 
     client = TTTClient(link)
     told, files = client.command("health"), client.command("tokenizer")["files"]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from seal.errors import SealError
-from seal.inner.protocol import InnerLoop
+from seal.protocols import InnerLoop
 from seal.records import AdaptJob, AdaptOutcome, JobError
 
 log = logging.getLogger("seal.serve")

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from seal.domains.knowledge import KnowledgeIncorporation
-from seal.models.prompt import contract_of
 from seal.models.window import window
+from seal.prompt import contract_of
 from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainingSequence, Verdict
 from seal.serve import messages as m
 from seal.serve.jobs import check_job, outcome_to_wire

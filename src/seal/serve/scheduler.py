@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from seal.errors import SealError
-from seal.inner.protocol import InnerLoop
+from seal.protocols import InnerLoop
 from seal.records import AdaptJob, AdaptOutcome, Verdict
 from seal.seeds import derive
 from seal.serve import messages as m

@@ -19,7 +19,7 @@ from typing import Any, cast
 import zmq
 import zmq.asyncio
 
-from seal.inner.protocol import InnerLoop
+from seal.protocols import InnerLoop
 from seal.serve import messages as m
 from seal.serve.jobs import job_from_wire
 from seal.serve.listener import authenticator, listen, user_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seal.domains.knowledge import BASE_QUESTION, CHAT_QUESTION
-from seal.models.prompt import contract_of
+from seal.prompt import contract_of
 from seal.records import TrainingSequence
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from seal.batches import Batch
-from seal.inner.protocol import InnerLoop
+from seal.protocols import InnerLoop
 from seal.workers.passes import run_batch
 from seal.workers.protocol import Died, Event
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from seal.batches import Batch
-from seal.inner.protocol import InnerLoop
+from seal.protocols import InnerLoop
 from seal.records import AdaptJob
 from seal.workers.protocol import Began, Done, Event, Outcome
 

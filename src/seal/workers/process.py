@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from seal.batches import Batch
 from seal.errors import ConfigError, SealError
-from seal.models.prompt import PromptSettings
+from seal.prompt import PromptSettings
 from seal.workers.passes import run_batch, run_joined
 from seal.workers.protocol import Died, Event
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from seal.inner.protocol import InnerLoop
     from seal.models.load import LoadedModel
+    from seal.protocols import InnerLoop
 
 log = logging.getLogger(__name__)
 

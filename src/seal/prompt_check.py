@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ModelError
-from seal.models.prompt import PromptContract, PromptSettings, render
+from seal.prompt import PromptContract, PromptSettings, render
 from seal.thoughts import MARKS, open_thought
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The prompt contract: how texts become what one model reads, in one place.
 
 Every prompt and every training sequence of a run, local or remote, batched or one adapter at a time, is made
-by the `PromptContract` of the model's tokenizer. `seal.models.prompt_check` builds it and refuses tokenizers
+by the `PromptContract` of the model's tokenizer. `seal.prompt_check` builds it and refuses tokenizers
 and chat templates that it cannot serve rightly.
 
 - A prompt through the chat template is `head`, the user's text, `tail`. Its start token is the template's.
@@ -233,7 +233,7 @@ def contract_of(tokenizer: PreTrainedTokenizerBase) -> PromptContract:
 
     It is made anew where the chat template or the end token was exchanged.
     """
-    from seal.models.prompt_check import build_contract, fingerprint
+    from seal.prompt_check import build_contract, fingerprint
 
     known = tokenizer.__dict__.get(_KEY)
     if known is None or known[0] != fingerprint(tokenizer):
@@ -245,7 +245,7 @@ def contract_of(tokenizer: PreTrainedTokenizerBase) -> PromptContract:
 
 def adopt(contract: PromptContract) -> PromptContract:
     """Make `contract` the one of its tokenizer (and of the tokenizer's copies); returns it."""
-    from seal.models.prompt_check import fingerprint
+    from seal.prompt_check import fingerprint
 
     contract.tokenizer.__dict__[_KEY] = (fingerprint(contract.tokenizer), contract)
     return contract
