@@ -13,8 +13,8 @@ import pytest
 
 from seal import cli
 from seal.cli import main, verbs
-from seal.cli._dry_run import measure
 from seal.cli._dry_run_few_shot import measure_few_shot
+from seal.cli._dry_run_knowledge import measure
 from seal.cli.doctor import Check, checks
 from seal.cli.train import parse_changes
 from seal.config import SEALConfig, load_config, preset_names, preset_text
@@ -285,6 +285,33 @@ def test_measured_work_by_hand() -> None:
     assert work.train_tokens == 3 * (16 * (32 + 15) + 30 + 4 * (32 + 30))
     # 2 questions: 16 adapters + 4 baselines; evaluation: base, passage, 4 edits; 8 tokens each
     assert work.answer_tokens == 8 * (2 * (16 + 4) + 2 * (1 + 1 + 4))
+
+
+def test_measured_work_at_a_fixed_number_of_updates_by_hand() -> None:
+    config = load_config(
+        preset="test",
+        overrides={
+            "inner.steps": 10, "inner.batch_size": 2, "evaluation.arms": ["passage", "self_edit", "constant"],
+        },
+    )  # fmt: skip
+    train = [Task("t", "Vell has a gate. Orm has a mill.", (Question("a?", "b"),))]
+    work = measure(config, train, train, len)
+    # 2 rounds × 1 task × 2 edits of lines of half a passage; the passage whole, one edit, and one constant
+    assert work.adapters == 4 + 3
+    assert work.train_tokens == 20 * (4 * 16 + 32 + 2 * 16)
+
+
+def test_the_dry_run_counts_the_sequences_of_study_plans(capsys: Output) -> None:
+    """The demo: 24 adapters of 64 updates in training, 12 held out; a plan is a line of JSON."""
+    code, out, _ = run(
+        capsys, "train", "--preset", "demo", "--set", "model_name=tiny-random-gpt2", "--dry-run"
+    )
+    assert code == 0
+    found = re.search(r"tokens +at most ([\d,]+) written, ([\d,]+) trained on", out)
+    assert found is not None
+    written, trained = (int(n.replace(",", "")) for n in found.groups())
+    assert written < 36 * 100
+    assert 36 * 64 * 5 < trained < 36 * 64 * 400
 
 
 @pytest.mark.parametrize("model", ["tiny-random-gpt2", "owner/not-here"])

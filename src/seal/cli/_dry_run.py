@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.cli._dry_run_few_shot import FewShotWork, measure_few_shot
+from seal.cli._dry_run_knowledge import Work, measure
 from seal.errors import ModelError
 from seal.records import Task
 from seal.settings import DOMAINS, SEALConfig
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
 _CHARS_A_TOKEN = 4
 # Shares of the speed of one large matrix product that training and decoding small batches reach.
 _TRAIN_SHARE, _DECODE_SHARE = 0.3, 0.05
-
-
-@dataclass(frozen=True)
-class Work:
-    """How much there is to do. Lengths that the model chooses are counted at their limit."""
-
-    edits: int
-    adapters: int
-    write_tokens: int
-    train_tokens: int
-    answer_tokens: int
 
 
 def describe(config: SEALConfig) -> str:
@@ -47,7 +37,7 @@ def describe(config: SEALConfig) -> str:
     if config.domain == "few_shot_learning":
         work = measure_few_shot(config, train, val, model.tokenizer or _one_token_a_cell())
     else:
-        work = measure(config, train, val, model.count)
+        work = measure(config, train, val, model.count, model.tokenizer)
     rounds = f"{config.max_outer_iterations} × {config.tasks_per_iteration} tasks"
     lines += [
         f"rounds       {rounds} × {config.samples_per_iteration} self-edits × {config.repeats} trainings",
@@ -79,36 +69,6 @@ def _m_step(config: SEALConfig) -> str:
     updates = total_steps(config.tasks_per_iteration * kept, config.sft.training())
     few = f"; below {FEW_UPDATES} a policy hardly moves: raise sft.steps" if updates < FEW_UPDATES else ""
     return f"at most {updates} updates a round{few}"
-
-
-def measure(
-    config: SEALConfig, train: Sequence[Task], val: Sequence[Task], count: Callable[[str], int]
-) -> Work:
-    """Count the work; passages and questions of `train` at their mean, those of `val` one by one."""
-    longest, answer = config.generation.max_new_tokens, config.evaluation.max_new_tokens
-    edits = config.max_outer_iterations * config.tasks_per_iteration * config.samples_per_iteration
-    adapters = edits * config.repeats
-    passage = _mean([count(str(task.context)) for task in train])
-    asked = _mean([len(task.target) for task in train])
-    with_passage = config.data_config.include_passage
-    train_tokens = adapters * config.inner.epochs * (longest + with_passage * passage)
-    answers = asked * (adapters + config.max_outer_iterations * config.tasks_per_iteration)
-    arms = config.evaluation.arms or ("base", "passage", "self_edit", "self_edit_rl")
-    samples = config.evaluation.samples
-    edit_arms = sum(arm in arms for arm in ("self_edit", "self_edit_rl")) * samples
-    for task in val:
-        own = count(str(task.context))
-        train_tokens += config.inner.epochs * (
-            ("passage" in arms) * own + edit_arms * (longest + with_passage * own)
-        )
-        answers += len(task.target) * (("base" in arms) + ("passage" in arms) + edit_arms)
-    edits += len(val) * edit_arms
-    adapters += len(val) * (("passage" in arms) + edit_arms)
-    return Work(edits, adapters, edits * longest, round(train_tokens), round(answers * answer))
-
-
-def _mean(values: Sequence[int]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 @dataclass(frozen=True)
