@@ -60,7 +60,7 @@ $(READY): requirements.txt pyproject.toml
 lock: $(READY) ## resolve the ranges of pyproject.toml afresh and rewrite requirements.txt
 	@rm -rf build && $(BIN)/python -m venv build/lock
 	@build/lock/bin/pip install --quiet '.[dev]'
-	@{ grep '^#' requirements.txt; build/lock/bin/pip freeze --exclude seal --exclude setuptools | sed 's/+[a-z0-9.]*$$//'; } > build/lock.txt
+	@{ grep '^#' requirements.txt; build/lock/bin/pip freeze --exclude seal-lm --exclude setuptools | sed 's/+[a-z0-9.]*$$//'; } > build/lock.txt
 	@mv build/lock.txt requirements.txt && rm -rf build
 
 clean: ## remove the environment and all caches here; runs and outputs stay

@@ -2,6 +2,7 @@
 
 SealError
 ├── ConfigError        a setting is unknown, missing or out of range
+├── MissingExtra       an optional package is not installed
 ├── DataError          a data set or a task cannot be used as given
 ├── ModelError         a model or a checkpoint cannot be loaded or does not fit
 ├── GenerationError    the policy (or a remote server) could not write a completion
@@ -40,6 +41,12 @@ class ConfigError(SealError):
     """A setting is unknown, missing or out of range."""
 
     border = "config"
+
+
+class MissingExtra(SealError):
+    """An optional package is not installed; the fix is the command that brings it."""
+
+    border = "installation"
 
 
 class DataError(SealError):

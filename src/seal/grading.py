@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from seal.errors import ConfigError, DataError, GenerationError
+from seal.extras import need
 from seal.lexical import is_correct
 from seal.plugins import build, is_import_path, load_object
 from seal.records import Question, Sampling, Verdict
@@ -112,6 +113,7 @@ class JudgeGrader:
             raise ConfigError(f"judge timeout is {timeout}, backoff {backoff}", "give seconds above 0")
         if not model:
             raise ConfigError("the judge has no model name", "set it to a model that the endpoint serves")
+        need("tenacity", "a judge")
         self._prompt = _checked_prompt(prompt)
         self._remote = RemoteModel(model, base_url, api_key_env, timeout=timeout, what="judge ")
         self._concurrency, self._attempts = concurrency, attempts

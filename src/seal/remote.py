@@ -18,6 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from seal.errors import ConfigError, GenerationError
+from seal.extras import need
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,7 @@ class RemoteModel:
             raise ConfigError(
                 f"the environment variable {api_key_env} is not set", "export it with the API key"
             )
-        from openai import OpenAI
-
+        OpenAI = need("openai", "asking a model behind an API").OpenAI
         self.model = model
         self.where = f"{what}{model} at {parts.netloc.rpartition('@')[2] or 'api.openai.com'}"
         self._refused: set[str] = set()

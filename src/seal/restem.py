@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, DataError, ModelError
+from seal.extras import install
 from seal.models.checkpoint import save_checkpoint
 from seal.models.lora import Factors, LoRAWrapper
 from seal.models.merge import merged
@@ -204,7 +205,7 @@ def _fitted(
     try:
         from trl import SFTTrainer
     except ImportError as error:
-        raise ModelError("the M-step needs TRL, which is not installed", "run: pip install trl") from error
+        raise ModelError("the M-step needs TRL, which is not installed", f"run: {install()}") from error
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback
 

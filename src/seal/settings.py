@@ -315,7 +315,7 @@ class SEALConfig(Section):
     """Least severe message shown on the terminal."""
     wandb_project: str | None = None
     """Weights & Biases project; None: off."""
-    trackers: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ()
+    trackers: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...] = ()
     """Trackers that get the metrics besides the run folder's own file."""
     data_config: DataConfig = DataConfig()
     inner: InnerConfig = InnerConfig()

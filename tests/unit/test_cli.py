@@ -19,6 +19,7 @@ from seal.cli.doctor import Check, checks
 from seal.cli.train import parse_changes
 from seal.config import SEALConfig, load_config, preset_names, preset_text
 from seal.errors import ConfigError
+from seal.extras import install
 from seal.models.builtin import build
 from seal.records import Question, Task
 from seal.run.folder import Run
@@ -206,7 +207,7 @@ def test_the_doctor_finds_what_is_here_and_names_the_command_for_the_rest() -> N
     assert f"of {os.cpu_count()} CPUs" in found["threads"].found
     for name in ("trackio", "tensorboard"):
         if found[name].found == "not installed":
-            assert found[name].fix == f"pip install 'seal[{name}]'"
+            assert found[name].fix == install(name)
             assert not found[name].needed
 
 

@@ -39,6 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "prompt",
             "prompt_check",
             "config_reader",
+            "extras",
         }
     ),
     frozenset({"settings"}),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from seal.extras import install
 from seal.records import PolicyUpdate
 from seal.report import sinks
 from seal.report.history import read_history
@@ -86,7 +87,8 @@ def test_tensorboard_reads_the_rounds_back(run: Run) -> None:
 def in_a_process(run: Run, name: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Trackers keep processes and threads of their own, so they run in one that ends."""
     program = (
-        "import sys\n"
+        "import logging, sys\n"
+        "logging.basicConfig(level=logging.INFO)\n"
         "from seal.report import sinks\n"
         "from seal.run.folder import Run\n"
         "with Run.open(sys.argv[1]) as run:\n"
@@ -127,7 +129,8 @@ def log_records(content: bytes) -> Iterator[bytes]:
 @pytest.mark.slow
 def test_wandb_writes_offline_without_an_account(run: Run, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
-    in_a_process(run, "wandb", {"HOME": str(tmp_path / "home")})
+    done = in_a_process(run, "wandb", {"HOME": str(tmp_path / "home")})
+    assert f"no account here, so it stays offline in {run.path}/wandb" in done.stderr
     (file,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -162,6 +165,16 @@ def test_trackio_writes_its_local_database(run: Run, tmp_path: Path) -> None:
     assert values[0] == pytest.approx(first["reward"]["mean"])
 
 
+@pytest.mark.slow
+def test_mlflow_writes_files_into_the_run_folder(run: Run) -> None:
+    pytest.importorskip("mlflow", reason="the mlflow extra is not installed")
+    in_a_process(run, "mlflow", {"MLFLOW_TRACKING_URI": ""})
+    (file,) = run.path.glob("mlflow/*/*/metrics/round/reward/mean")
+    rows = [line.split() for line in file.read_text().splitlines()]
+    assert [row[2] for row in rows] == ["0", "1"]
+    assert float(rows[0][1]) == pytest.approx(written(run)[0]["reward"]["mean"])
+
+
 class Broken:
     def log(self, values: Any, step: int) -> None:
         raise ConnectionError("no route")
@@ -188,7 +201,7 @@ def test_a_tracker_that_cannot_start_is_left_out(
     monkeypatch.setitem(sys.modules, "trackio", None)  # as if it were not installed
     sink = sinks.open_sinks(with_tracker(run, "trackio"), run)
     assert sink._trackers == {}
-    assert "pip install 'seal[trackio]'" in caplog.text
+    assert install("trackio") in caplog.text
 
 
 def test_a_full_disk_does_not_stop_a_run(run: Run, caplog: pytest.LogCaptureFixture) -> None:

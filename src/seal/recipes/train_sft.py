@@ -11,7 +11,6 @@ into a fresh copy of the base in the first process.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from seal.data.files import check_text, parse_lines, read_text
 from seal.errors import ConfigError, DataError, ModelError
+from seal.extras import need
 from seal.models.window import window
 from seal.restem import (
     Progress,
@@ -118,7 +118,8 @@ def launch(job: SFTJob, processes: int, zero3: bool = False) -> None:
     """Train in `processes` processes of this machine, started by accelerate (torchrun without a GPU).
 
     Raises:
-        ModelError: DeepSpeed is asked for and cannot be used here, or a process failed.
+        ModelError: ZeRO-3 is asked for without a GPU, or a process failed.
+        MissingExtra: DeepSpeed is asked for and not installed.
     """
     on_cpu = job.device == "cpu" or not _has_gpu()
     if zero3 and on_cpu:
@@ -126,8 +127,8 @@ def launch(job: SFTJob, processes: int, zero3: bool = False) -> None:
             "ZeRO-3 cuts the base up over GPUs, and there is none",
             "leave --zero3 out (in the scripts: SEAL_SFT_ZERO3=0)",
         )
-    if zero3 and importlib.util.find_spec("deepspeed") is None:
-        raise ModelError("ZeRO-3 needs DeepSpeed, which is not installed", "run: pip install deepspeed")
+    if zero3:
+        need("deepspeed", "ZeRO-3")
     read_pairs(job.data)  # what can be said at once is not said by every process
     _require_new(Path(job.output_dir))
     environment = dict(os.environ)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seal.errors import RunError
+from seal.extras import need
 from seal.report.charts import BarChart, Chart, HeatMap, Histogram, LineChart
 
 COLOURS = {
@@ -26,6 +27,7 @@ def save_pngs(charts: Sequence[Chart], folder: Path, dpi: int = 200) -> list[Pat
     Raises:
         RunError: the folder cannot be written.
     """
+    need("matplotlib", "drawing PNG files")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

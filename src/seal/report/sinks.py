@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from seal.extras import need
 from seal.report.history import History
 from seal.report.metrics import flat, lines, run_metrics
 from seal.settings import SEALConfig
@@ -101,9 +102,8 @@ def open_sinks(config: SEALConfig, run: Run) -> Sink:
     trackers: dict[str, Tracker] = {}
     for name in names:
         try:
+            need(name, f"tracking with {name}")
             trackers[name] = _TRACKERS[name](config, run.path)
-        except ImportError:
-            log.warning("%s is not installed: pip install 'seal[%s]'", name, name)
         except Exception as error:  # noqa: BLE001 (third parties raise anything)
             log.warning("%s could not be started and is left out: %s", name, error)
     return Sink(config, run, trackers)
@@ -129,6 +129,13 @@ class WandbTracker:
             "config": config.model_dump(mode="json"),
         }
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_account() else "offline")
+        if mode == "offline":
+            why = "WANDB_MODE says so" if os.environ.get("WANDB_MODE") else "no account here"
+            log.info(
+                "Weights & Biases: %s, so it stays offline in %s; `wandb sync` sends it later",
+                why,
+                folder / "wandb",
+            )
         try:
             self._run = wandb.init(**options, mode=mode, settings=self._settings())  # type: ignore[arg-type]
         except wandb.errors.Error as error:
@@ -202,10 +209,42 @@ class TrackioTracker:
         self._trackio.finish()
 
 
+class MlflowTracker:
+    """MLflow: the server that `MLFLOW_TRACKING_URI` names, else files in the run folder."""
+
+    def __init__(self, config: SEALConfig, folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        if not place:  # MLflow keeps to databases unless it is told that files are meant
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            place = (folder / "mlflow").resolve().as_uri()
+        self._client = MlflowClient(place)
+        project = config.wandb_project or "seal"
+        known = self._client.get_experiment_by_name(project)
+        experiment = known.experiment_id if known else self._client.create_experiment(project)
+        self._id = self._client.create_run(experiment, run_name=folder.resolve().name).info.run_id
+        for name, value in config.model_dump(mode="json").items():
+            self._client.log_param(self._id, name, str(value)[:6000])
+        self._last = 0
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Log one step."""
+        self._last = step
+        for name, value in values.items():
+            self._client.log_metric(self._id, name, value, step=step, synchronous=True)
+
+    def close(self, values: Mapping[str, float]) -> None:
+        """Log the whole run's numbers at the last step and end."""
+        self.log(values, self._last)
+        self._client.set_terminated(self._id)
+
+
 _TRACKERS: dict[str, Callable[[SEALConfig, Path], Tracker]] = {
     "wandb": WandbTracker,
     "tensorboard": TensorBoardTracker,
     "trackio": TrackioTracker,
+    "mlflow": MlflowTracker,
 }
 
 

@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("seal", "torch", "transformers", "tokenizers", "peft", "trl", "safetensors", "numpy")
+from seal import __version__
+
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "trl", "safetensors", "numpy")
 
 
 def describe(device: str = "auto") -> dict[str, Any]:
@@ -19,7 +21,7 @@ def describe(device: str = "auto") -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": versions(PACKAGES),
+        "packages": {"seal": __version__, **versions(PACKAGES)},
         "git": git_revision(),
         "device": device,
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

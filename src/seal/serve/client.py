@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, ServeError
+from seal.extras import need
 from seal.protocols import FollowUp
 from seal.records import AdaptJob, AdaptOutcome
 from seal.serve import messages as m
@@ -88,6 +89,7 @@ class TTTClient:
         Raises:
             ServeError: no reply within `silence_s`.
         """
+        need("zmq", "a TTT server")
         import zmq
 
         with self.link.open(zmq.REQ) as socket:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from seal.errors import AdaptError, ServeError
+from seal.extras import need
 from seal.records import JobError
 from seal.serve import messages as m
 from seal.serve.link import Link
@@ -32,6 +33,7 @@ class Exchange(Generic[T]):
     """
 
     def __init__(self, link: Link, messages: Iterable[tuple[T, dict[str, Any]] | None] = ()) -> None:
+        need("zmq", "a TTT server")
         import zmq
 
         self._link, self._source = link, iter(messages)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, ServeError
+from seal.extras import need
 from seal.serve.security import KeyPair, read_keys, read_public
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Link:
 
     def open(self, kind: int) -> zmq.Socket[bytes]:
         """A connected socket. Raises `ServeError` for an endpoint that is none."""
+        need("zmq", "a TTT server")
         import zmq
 
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seal.errors import ConfigError
+from seal.extras import need
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ def make_keys(folder: Path, name: str) -> Path:
     Raises:
         ConfigError: the files exist or cannot be written.
     """
+    need("zmq", "making keys")
     import zmq
 
     public, secret = (part.decode() for part in zmq.curve_keypair())

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seal.data.documents.readers import KINDS, READERS, TABLES, MissingPackage, plain, read_document
+from seal.data.documents.readers import KINDS, READERS, TABLES, plain, read_document
 from seal.data.documents.tables import read_table
 from seal.data.formats import Passage
 from seal.errors import DataError
+from seal.extras import need
 
 PASSAGE_CHARS = (400, 1200)
 """A passage has at most the second number of characters, and at least the first where the text allows."""
@@ -46,7 +47,7 @@ def read_library(paths: Sequence[str | Path], size: tuple[int, int] = PASSAGE_CH
 
     Raises:
         DataError: a named file cannot be read, or there is no passage at all.
-        MissingPackage: a file needs a package that is not installed.
+        MissingExtra: a file needs a package that is not installed.
     """
     notes: list[Note] = []
     found: list[Passage] = []
@@ -54,8 +55,6 @@ def read_library(paths: Sequence[str | Path], size: tuple[int, int] = PASSAGE_CH
     for path, named in _files(paths, notes):
         try:
             passages, remarks = _read(path, size)
-        except MissingPackage:
-            raise
         except DataError as error:
             if named:
                 raise
@@ -77,12 +76,11 @@ def split_document(title: str, text: str, where: str, size: tuple[int, int]) -> 
 
     Each is titled by the document and the heading that it stands under.
     """
-    from semantic_text_splitter import MarkdownSplitter
-
+    splitter = need("semantic_text_splitter", "cutting documents into passages").MarkdownSplitter
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     headings = _headings(text)
     passages: list[Passage] = []
-    for start, chunk in MarkdownSplitter(size).chunk_indices(text):
+    for start, chunk in splitter(size).chunk_indices(text):
         body = re.sub(r"\A\s*#{1,6}\s+.*\n+(?=\s*\S)", "", chunk.strip())
         if not re.search(r"\w", body):
             continue

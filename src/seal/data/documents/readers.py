@@ -11,11 +11,11 @@ import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from seal.errors import DataError
+from seal.errors import DataError, MissingExtra
+from seal.extras import need
 
 MAX_BYTES = 64 * 2**20
 """Larger files are refused: no adapter learns so much text."""
@@ -25,10 +25,6 @@ _MAX_RATIO = 200
 _CHARS_A_PAGE = 16
 """A PDF with fewer characters a page, on average, holds pictures of text."""
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-
-
-class MissingPackage(DataError):
-    """The package that reads this kind of file is not installed; no file of that kind is skipped for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ def read_document(path: Path) -> Document:
 
     Raises:
         DataError: it cannot be read, is too large, holds no text, or is of an unknown kind.
-        MissingPackage: with the pip command that installs what is missing.
+        MissingExtra: the package that reads this kind of file is not installed.
     """
     check_size(path)
     reader = READERS.get(path.suffix.lower())
@@ -55,7 +51,7 @@ def read_document(path: Path) -> Document:
         raise DataError(f"{path}: unknown kind of file {path.suffix or '(no ending)'!r}", f"use {KINDS}")
     try:
         document = reader(path)
-    except DataError:
+    except (DataError, MissingExtra):
         raise
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}", "make the file readable") from None
@@ -98,7 +94,7 @@ def decode(path: Path) -> tuple[str, tuple[str, ...]]:
             return content.decode("utf-8"), ()
         except UnicodeDecodeError:
             pass
-    from charset_normalizer import from_bytes
+    from_bytes = need("charset_normalizer", "reading a text of unknown encoding").from_bytes
 
     best = from_bytes(content).best()
     if best is None:
@@ -131,7 +127,7 @@ def _markdown(path: Path) -> Document:
 
 
 def _pdf(path: Path) -> Document:
-    pypdf = _package("pypdf", "pypdf", path)
+    pypdf = need("pypdf", f"{path}: reading {path.suffix}")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # repairs that it makes are no news
     with path.open("rb") as file:
         reader = pypdf.PdfReader(file)
@@ -167,7 +163,7 @@ def _unwrapped(page: str) -> str:
 
 
 def _docx(path: Path) -> Document:
-    docx = _package("docx", "python-docx", path)
+    docx = need("docx", f"{path}: reading {path.suffix}")
     _check_archive(path)
     document = docx.Document(str(path))
     parts = [_block(block) for block in document.iter_inner_content()]
@@ -208,8 +204,8 @@ def _check_archive(path: Path) -> None:
 
 
 def _html(path: Path) -> Document:
-    markdownify = _package("markdownify", "markdownify", path)
-    bs4 = _package("bs4", "beautifulsoup4", path)
+    bs4 = need("bs4", f"{path}: reading {path.suffix}")
+    markdownify = need("markdownify", f"{path}: reading {path.suffix}")
     content = path.read_bytes()
     if b"\0" in content[:4096] and not content.startswith(_BOMS):
         raise DataError(f"{path}: is binary, not HTML", "give it its true ending, or leave it out")
@@ -226,16 +222,6 @@ def _html(path: Path) -> Document:
     }
     text = markdownify.MarkdownConverter(**options, escape_asterisks=False).convert_soup(soup)
     return Document(title or name_of(path), re.sub(r"\n{3,}", "\n\n", text).strip())
-
-
-def _package(module: str, distribution: str, path: Path) -> Any:
-    try:
-        return import_module(module)
-    except ImportError:
-        raise MissingPackage(
-            f"{path}: reading {path.suffix} needs {distribution}, which is not installed",
-            "run: pip install 'seal[documents]'" + f" (or pip install {distribution})",
-        ) from None
 
 
 READERS: dict[str, Callable[[Path], Document]] = {
