@@ -1,15 +1,24 @@
-"""Classes of the user's own, named in a config as `package.module:Class`."""
+"""Classes of the user's own, named in a config as `package.module:Class` or by an installed package.
+
+A package offers a class under a short name with an entry point, in `pyproject.toml`:
+
+    [project.entry-points."seal.domains"]
+    riddles = "seal_riddles:Riddles"
+"""
 
 from __future__ import annotations
 
 import inspect
 import sys
 from collections.abc import Mapping
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 from seal.errors import ConfigError
+
+DOMAINS, REWARDS, LOADERS = "seal.domains", "seal.rewards", "seal.loaders"
+"""Entry-point groups."""
 
 
 def is_import_path(name: str) -> bool:
@@ -37,6 +46,35 @@ def load_object(path: str) -> Any:
     if not hasattr(module, attribute):
         raise ConfigError(f"module {module_name!r} has no {attribute!r}", "check the name after the colon")
     return getattr(module, attribute)
+
+
+def offered(group: str) -> list[str]:
+    """Names that installed packages offer in an entry-point group, sorted."""
+    return sorted({point.name for point in metadata.entry_points(group=group)})
+
+
+def load_named(group: str, name: str) -> Any:
+    """What an import path names, or what an installed package offers in `group` under `name`.
+
+    Raises:
+        ConfigError: there is no such class, two packages offer one, or it cannot be imported.
+    """
+    if is_import_path(name):
+        return load_object(name)
+    points = {point.value: point for point in metadata.entry_points(group=group, name=name)}
+    if not points:
+        known = ", ".join(offered(group)) or "none"
+        raise ConfigError(
+            f"no installed package offers {name!r} (entry points of {group}: {known})",
+            "install the package, or write package.module:Class",
+        )
+    if len(points) > 1:
+        raise ConfigError(f"{name!r} is offered by {' and '.join(sorted(points))}", "write one of them")
+    (point,) = points.values()
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name!r} ({point.value}) cannot be loaded: {error}", "repair it") from error
 
 
 def taken(factory: Any, options: Mapping[str, Any]) -> dict[str, Any]:

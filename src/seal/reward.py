@@ -13,7 +13,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from seal.errors import ConfigError, DataError
-from seal.plugins import build, is_import_path, load_object
+from seal.plugins import REWARDS as PLUGINS
+from seal.plugins import build, is_import_path, load_named, offered
 from seal.records import EditResult, Performance, Reward, SelfEdit, Task, Trial
 
 
@@ -116,11 +117,11 @@ def make_reward(name: str, threshold: float = 0.0) -> BaseRewardModel:
     threshold = _checked_threshold(threshold)
     if name in REWARDS:
         return build(REWARDS[name], threshold=threshold)  # type: ignore[no-any-return]
-    if not is_import_path(name):
+    if not is_import_path(name) and name not in offered(PLUGINS):
         raise ConfigError(
             f"unknown reward {name!r}", f"choose one of {', '.join(REWARDS)}, or give package.module:Class"
         )
-    reward = build(load_object(name), threshold=threshold)
+    reward = build(load_named(PLUGINS, name), threshold=threshold)
     if not isinstance(reward, BaseRewardModel):
         raise ConfigError(f"{name} is not a reward model", "make it a subclass of seal.BaseRewardModel")
     return reward

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from seal import config_reader, yaml_lines
+from seal import config_reader, plugins, yaml_lines
 from seal import training_config as tc
 from seal.plugins import is_import_path
 from seal.prompt import DEFAULT_DATE, PromptSettings
@@ -38,16 +38,20 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value  # YAML reads a bare off as false
 
 
-def _import_path(value: str) -> str:
-    if not is_import_path(value):
-        raise ValueError("must be an import path like `package.module:Class`")
-    return value
-
-
-def _known_or_import_path(value: str, known: tuple[str, ...]) -> str:
+def _class(value: str, group: str, known: tuple[str, ...] = ()) -> str:
+    """A built-in name, an import path, or a name that an installed package offers."""
     if value in known or is_import_path(value):
         return value
-    raise ValueError(f"must be {', '.join(known)} or an import path `package.module:Class`")
+    names = (*known, *plugins.offered(group))
+    if value in names:
+        return value
+    raise ValueError(
+        f"must be {', '.join(names) + ' or ' if names else ''}an import path `package.module:Class`"
+    )
+
+
+def _loader(value: str) -> str:
+    return _class(value, plugins.LOADERS)
 
 
 def _auto_or_natural(value: Any) -> Any:
@@ -75,7 +79,7 @@ Count = Annotated[int, tc.Number, Field(ge=0)]
 Positive = Annotated[float, tc.Number, Field(gt=0)]
 NonNegative = Annotated[float, tc.Number, Field(ge=0)]
 Rate = Annotated[float, tc.Number, Field(gt=0, le=1)]
-ImportPath = Annotated[str, AfterValidator(_import_path)]
+Loader = Annotated[str, AfterValidator(_loader)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AutoOrNatural = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_natural)]
 EditCheck = Literal["off", "record", "drop-lines", "refuse"]
@@ -134,7 +138,7 @@ class DataConfig(Section):
     """Configuration of a data set of the hub, where it has several."""
     splits: dict[Literal["train", "val"], str] = {}
     """Names of its splits, if not train and validation: {train: train, val: test}."""
-    loader: ImportPath | None = None
+    loader: Loader | None = None
     """Import path `package.module:Class` of a data loader of your own with `load_data()`."""
     options: dict[str, Any] = {}
     """Further options of the domain or of your loader, passed on as they are."""
@@ -334,12 +338,12 @@ class SEALConfig(Section):
     @field_validator("domain")
     @classmethod
     def _domain(cls, value: str) -> str:
-        return _known_or_import_path(value, DOMAINS)
+        return _class(value, plugins.DOMAINS, DOMAINS)
 
     @field_validator("reward")
     @classmethod
     def _reward(cls, value: str) -> str:
-        return _known_or_import_path(value, REWARDS)
+        return _class(value, plugins.REWARDS, REWARDS)
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from seal.domains.base import BaseDomain
 from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
 from seal.models.window import window
-from seal.plugins import build, load_object, taken
+from seal.plugins import DOMAINS, LOADERS, build, load_named, taken
 from seal.records import BatchSize, Performance, Task
 from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
@@ -102,7 +102,7 @@ def _passages(config: SEALConfig, split: str, limit: int | None, tally: Tally) -
 def _from_own_loader(config: SEALConfig, split: str) -> list[Task]:
     """Tasks of the user's loader. One that takes no `split` gives all, which are divided as a file is."""
     data = config.data_config
-    factory = load_object(data.loader or "")
+    factory = load_named(LOADERS, data.loader or "")
     tasks = tasks_from_loader(build(factory, split=split, **data.options))
     if taken(factory, {"split": split}):
         return tasks
@@ -117,7 +117,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
         ConfigError: it cannot be imported, is no `BaseDomain`, or refuses its options.
     """
     data = config.data_config
-    loaders = taken(load_object(data.loader), data.options) if data.loader else {}
+    loaders = taken(load_named(LOADERS, data.loader), data.options) if data.loader else {}
     # Options of a data set that a preset named and another one replaced ask for nothing.
     loaders |= own_options(data.options)
     options = {name: value for name, value in data.options.items() if name not in loaders}
@@ -141,7 +141,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
         from seal.domains.few_shot import FewShotLearning
 
         return _built(FewShotLearning, batch_size=config.inner.batch_size, **domain_options(options))
-    domain = build(load_object(config.domain), **options)
+    domain = build(load_named(DOMAINS, config.domain), **options)
     if not isinstance(domain, BaseDomain):
         raise ConfigError(f"{config.domain} is not a domain", "make it a subclass of seal.BaseDomain")
     return domain

@@ -14,8 +14,9 @@ import pytest
 from seal import BaseDomain, BaseRewardModel, DataLoader, SEALFramework
 from seal.cli import main
 from seal.config import load_config
+from seal.errors import ConfigError
 from seal.models.load import load_model
-from seal.plugins import load_object
+from seal.plugins import load_named, load_object
 from seal.records import Performance
 from seal.reward import make_reward
 from seal.run.folder import Run
@@ -225,3 +226,31 @@ def test_classes_that_do_not_fit_are_one_line(
     assert cause in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def offer(folder: Path, group: str, **names: str) -> None:
+    """What an installed package looks like to Python: its metadata beside its modules."""
+    info = folder / f"pack_{folder.name}-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pack-{folder.name}\nVersion: 1\n")
+    lines = "".join(f"{name} = {value}\n" for name, value in names.items())
+    (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")
+
+
+def test_an_installed_package_offers_classes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "offered.py").write_text(MODULE)
+    offer(tmp_path / "one", "seal.rewards", tenfold="offered:MyRewardModel", lost="offered:No")
+    for folder in (tmp_path, tmp_path / "one"):
+        monkeypatch.syspath_prepend(folder)
+    assert load_config(overrides={"reward": "tenfold"}).reward == "tenfold"
+    assert make_reward("tenfold").compute_reward(Performance(0.1), Performance(0.2), None) == pytest.approx(1)
+    with pytest.raises(ConfigError, match=r"must be auto, .*, lost, tenfold or an import path"):
+        load_config(overrides={"reward": "tenfol"})
+    with pytest.raises(ConfigError, match=r"'lost' \(offered:No\) cannot be loaded"):
+        make_reward("lost")
+    with pytest.raises(ConfigError, match="no installed package offers 'x'"):
+        load_named("seal.loaders", "x")
+    offer(tmp_path / "two", "seal.rewards", tenfold="other:Reward")
+    monkeypatch.syspath_prepend(tmp_path / "two")
+    with pytest.raises(ConfigError, match="'tenfold' is offered by offered:MyRewardModel and other:"):
+        make_reward("tenfold")
