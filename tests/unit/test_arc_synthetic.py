@@ -14,7 +14,8 @@ from seal.records import Task
 POINTWISE = {"basic", "size", "chain", "repeat"}
 #: Derived by hand. Pointwise rules commute with every move of cells, but not with renaming colours. Moves of
 #: cells commute with renaming; a mirror not with quarter turns, a half turn and a tiling not with a
-#: reflection, a shift by one not with enlarging, a transpose not with stretching one side.
+#: reflection, a shift by one not with enlarging, a transpose not with stretching one side; what is cut out at
+#: one side is not what is cut out at another.
 LABELS = {
     "colour_swap": POINTWISE,
     "recolour": POINTWISE,
@@ -24,6 +25,10 @@ LABELS = {
     "shift": {"repeat", "colour"},
     "tile": {"size", "chain", "repeat", "colour"},
     "transpose": {"colour"},
+    "first_row": {"colour"},
+    "last_row": {"colour"},
+    "first_column": {"colour"},
+    "last_column": {"colour"},
 }
 TASKS = synthetic_tasks(48, seed=3)
 
@@ -66,6 +71,9 @@ def test_rules_do_what_their_names_say() -> None:
             elif made.family == "shift":
                 moved = [np.roll(given, s, (0, 1)) for s in ((1, 0), (0, 1), (1, 1))]
                 assert any(np.array_equal(output, m) for m in moved)
+            elif "_row" in made.family or "_column" in made.family:
+                lines = given if "row" in made.family else given.T
+                assert output.ravel().tolist() == lines[0 if "first" in made.family else -1].tolist()
             else:
                 differs = given != output
                 assert len(np.unique(given[differs])) == (2 if made.family == "colour_swap" else 1)

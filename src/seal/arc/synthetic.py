@@ -70,6 +70,10 @@ FAMILIES: dict[str, Callable[[RandomState], tuple[Rule, tuple[int, ...]]]] = {
     "shift": _shift,
     "tile": _fixed(lambda g: np.tile(g, (2, 2))),
     "transpose": _fixed(lambda g: g.T),
+    "first_row": _fixed(lambda g: g[:1]),
+    "last_row": _fixed(lambda g: g[-1:]),
+    "first_column": _fixed(lambda g: g[:, :1]),
+    "last_column": _fixed(lambda g: g[:, -1:]),
 }
 
 
