@@ -108,16 +108,13 @@ def test_every_step_stands_in_the_log_file_and_at_debug_on_the_terminal(
     assert "completion:" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
-def test_every_phase_of_a_run_has_a_bar(tmp_path: Path) -> None:
+def on_a_terminal(words: list[str]) -> str:
+    """What `seal` shows on a terminal of a hundred columns; it must end well."""
     import pty
 
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(COLUMNS="100", TERM="xterm", OMP_NUM_THREADS="1")
-        words = ["train", "--preset", "test", "--max-iterations", "1", "--output-dir", str(tmp_path / "run")]
-        words += ["--set", "reward=log_likelihood"]  # so that a self-edit is kept, and the policy trained
         os.execv(sys.executable, [sys.executable, "-m", "seal", *words])
     seen = b""
     while True:
@@ -127,11 +124,33 @@ def test_every_phase_of_a_run_has_a_bar(tmp_path: Path) -> None:
             break
         if not part:
             break
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    shown = seen.decode(errors="replace")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, shown
+    return shown
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_every_phase_of_a_run_has_a_bar(tmp_path: Path) -> None:
+    words = ["train", "--preset", "test", "--max-iterations", "1", "--output-dir", str(tmp_path / "run")]
+    words += ["--set", "reward=log_likelihood"]  # so that a self-edit is kept, and the policy trained
+    seen = on_a_terminal(words)
     for phase in (
         "answering without training",
         "writing self-edits",
         "training adapters",
         "training the policy",
     ):
-        assert re.search(rf"{phase}.*\d/\d", seen.decode(errors="replace")), phase
+        assert re.search(rf"{phase}.*\d/\d", seen), phase
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_the_pipeline_s_steps_have_bars(tmp_path: Path) -> None:
+    model, data = "tiny-random-llama", tmp_path / "data.json"
+    words = ["make-data", "builtin", "--model", model, "--n", "2", "--k", "2", "--out", str(data)]
+    assert re.search(r"writing self-edits.*\d/4", on_a_terminal([*words, "--max-tokens", "8"]))
+    words = ["query", "--local", model, "--data", str(data), "--out", str(tmp_path / "run.json")]
+    seen = on_a_terminal([*words, "--eval-times", "1", "--epochs", "1"])
+    for phase in ("answering without training", "training adapters"):
+        assert re.search(rf"{phase}.*\d/\d", seen), phase

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from seal.estep import EStep
     from seal.models.load import LoadedModel
     from seal.run.folder import Run
+    from seal.run.progress import Progress
     from seal.serve.link import Link
 
 
@@ -99,15 +100,18 @@ class Backend:
 
 
 @contextmanager
-def interruptible(level: str, again: str) -> Iterator[None]:
-    """Log to the terminal; SIGTERM ends like Ctrl-C, with a line that says how to go on."""
+def interruptible(level: str, again: str) -> Iterator[Progress]:
+    """Log to the terminal and show progress there; SIGTERM ends like Ctrl-C, with a line that says how to
+    go on."""
     from seal.cli import Interrupted
     from seal.run import log
+    from seal.run.progress import shown
 
-    log.set_up(level.upper())
+    console = log.set_up(level.upper())
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with shown(console) as progress:
+            yield progress
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {again}") from None
     finally:

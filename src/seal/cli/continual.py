@@ -60,11 +60,12 @@ def continual(
     )
     chains = recipe.Chains(edits, sequences, replay, tolerance)
     names = [name.strip() for name in methods.split(",")]
-    with _backend.interruptible(log_level, "the same command goes on"):
+    with _backend.interruptible(log_level, "the same command goes on") as progress:
         loaded = device_options.load(model)
         grader = setup.grader(config, loaded)
         domain = setup.make_domain(config, grader)
         with pipeline.open_run(config, pipeline.Step.here("continual", out, command())) as run:
+            run.progress = progress
             result = recipe.continual(
                 run, loaded, lambda now: setup.estep(config, run, domain, grader, now), chains, names, out
             )

@@ -51,7 +51,7 @@ def cpt(
 
     training = _training(full, training, epochs, lr)
     articles = read_articles(data, n, k or None)  # said before a server is waited for
-    with _backend.interruptible(log_level, "the same command goes on"):
+    with _backend.interruptible(log_level, "the same command goes on") as progress:
         policy = backend.policy(device_options)
         config = pipeline.settings(
             policy.source,
@@ -68,6 +68,7 @@ def cpt(
         pairs = pipeline.pair_with_tasks(articles, config)
         step = pipeline.Step.here("cpt --full" if full else "cpt", out, command())
         with pipeline.open_run(config, step) as run:
+            run.progress = progress
             estep = backend.estep(run, policy)
 
             def taught(folder: Path) -> EStep:

@@ -73,12 +73,13 @@ def make_data(
         samples_per_iteration=k,
         seed=seed,
     )
-    with _backend.interruptible(log_level, "the same command goes on"):
+    with _backend.interruptible(log_level, "the same command goes on") as progress:
         domain = setup.make_domain(config, None)
         loaded = device_options.load(model) if model is not None else None
         generator = setup.make_generator(config, loaded)
         sampler = setup.edit_sampler(config, domain, generator, loaded.tokenizer if loaded else None)
         version = loaded.version if loaded else server_model
         with pipeline.open_run(config, pipeline.Step.here("make-data", out, command())) as run:
+            run.progress = progress
             print(run_make_data(run, sampler, version, out, start, n, batch))
     _backend.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")

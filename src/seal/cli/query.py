@@ -39,7 +39,7 @@ def query(
     from seal.recipes.query import query as run_query
 
     articles = read_articles(data, n, k)  # what is wrong with the data is said before a server is waited for
-    with _backend.interruptible(log_level, "the same command goes on"):
+    with _backend.interruptible(log_level, "the same command goes on") as progress:
         policy = backend.policy(device_options)
         config = pipeline.settings(
             policy.source,
@@ -57,6 +57,7 @@ def query(
         )
         pairs = pipeline.pair_with_tasks(articles, config)
         with pipeline.open_run(config, pipeline.Step.here("query", out, command())) as run:
+            run.progress = progress
             estep = backend.estep(run, policy)
             result = run_query(estep, pairs, out, exp_name)
             estep.close()
