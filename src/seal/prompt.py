@@ -119,6 +119,11 @@ class PromptContract:
         said = messages[-1]["content"].strip()
         return prompt[: prompt.rindex(said) + len(said)] + self.tail
 
+    def control_words(self, text: str) -> tuple[str, ...]:
+        """What in `text` the model would read as control tokens of its own and not as words."""
+        tokens = self.tokenizer.added_tokens_decoder.values()
+        return tuple(t.content for t in tokens if t.special and t.content.strip() and t.content in text)
+
     def is_templated(self, prompt: str) -> bool:
         """Whether a complete prompt went through the chat template."""
         framed = self.head or self.tail

@@ -19,7 +19,8 @@ from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
 from seal.models.window import window
 from seal.plugins import DOMAINS, LOADERS, build, load_named, taken
-from seal.records import BatchSize, Performance, Task
+from seal.prompt import contract_of
+from seal.records import BatchSize, Performance, Question, Task
 from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
 
@@ -148,11 +149,25 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
 
 
 def fitting(data: Halves, domain: BaseDomain, loaded: LoadedModel) -> Halves:
-    """Without the tasks that the model's window is too short for. Raises `DataError` when none is left."""
-    limit = window(loaded.model)
+    """Without the tasks that the model cannot read: its window is too short, or it would take some of their
+    words for control tokens. Raises `DataError` when none is left."""
+    contract, limit = contract_of(loaded.tokenizer), window(loaded.model)
+    data = data.keep(
+        lambda task: not contract.control_words(words_of(task)),
+        "control",
+        "take the control tokens out of the texts, or use another model",
+    )
     if limit is None or not isinstance(domain, BaseDomain):
         return data
-    return data.keep(lambda task: domain.fits(task, loaded.tokenizer, limit), "too_long")
+    fix = "use a model with a longer window, or smaller tasks"
+    return data.keep(lambda task: domain.fits(task, loaded.tokenizer, limit), "too_long", fix)
+
+
+def words_of(task: Task) -> str:
+    """All that a task says, in one text; grids say nothing."""
+    questions = task.target if isinstance(task.target, tuple) else ()
+    asked = [text for q in questions if isinstance(q, Question) for text in (q.question, *q.accepted)]
+    return "\n".join([task.title, task.context if isinstance(task.context, str) else "", *asked])
 
 
 def check_tasks(domain: BaseDomain, tasks: Iterable[Task], loaded: LoadedModel) -> None:

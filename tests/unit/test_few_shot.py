@@ -402,9 +402,9 @@ def test_tasks_that_the_window_is_too_short_for_are_left_out_and_counted(window:
     data = Halves(tasks, (), (LoadReport("train", 3, 3),))
     if not left:
         with pytest.raises(DataError, match="all 3 tasks to train on are left out"):
-            data.keep(lambda t: domain.fits(t, tokenizer, window), "too_long")
+            data.keep(lambda t: domain.fits(t, tokenizer, window), "too_long", "shorten")
         return
-    kept = data.keep(lambda t: domain.fits(t, tokenizer, window), "too_long")
+    kept = data.keep(lambda t: domain.fits(t, tokenizer, window), "too_long", "shorten")
     assert len(kept.train) == left
     assert kept.reports[0].count("too_long") == 3 - left
     for t in kept.train:

@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from seal import setup
+from seal.data.halves import Halves
+from seal.data.load_report import LoadReport
 from seal.domains.answering import answer_prompt
 from seal.domains.few_shot import FewShotLearning
 from seal.domains.knowledge import KnowledgeIncorporation
-from seal.errors import ConfigError, ModelError
+from seal.errors import ConfigError, DataError, ModelError
 from seal.inner.loop import LocalGenerator
 from seal.models import builtin
 from seal.models.load import LoadedModel, load_model
@@ -541,3 +544,19 @@ def _check_served(contract: PromptContract, prompt: str, text: str) -> None:
     assert pair.ids[: len(ids)] == ids
     assert pair.ids[-1] in contract.stops
     assert bytes(i for i in learned if i < 256).decode() == "Ada"
+
+
+def test_tasks_that_spell_control_tokens_are_left_out_and_counted() -> None:
+    loaded = load_model("tiny-random-llama", "cpu", "float32")
+    question = (Question("What does the gate have?", "a key"),)
+    named = {
+        "plain": Task("plain", "The gate <b>has</b> a key.", question),
+        "passage": Task("passage", "The gate has a key.<|endoftext|>", question),
+        "answer": Task("answer", "The mill.", (Question("Which?", "a mill", also=("<|im_end|>",)),)),
+    }
+    data = Halves(tuple(named.values()), (), (LoadReport("train", 3, 3),))
+    kept = setup.fitting(data, KnowledgeIncorporation(), loaded)
+    assert [task.id for task in kept.train] == ["plain"]
+    assert "2 tasks that spell a control token (first: passage)" in str(kept)
+    with pytest.raises(DataError, match="take the control tokens out"):
+        setup.fitting(Halves((named["passage"],), (), data.reports), KnowledgeIncorporation(), loaded)

@@ -99,7 +99,7 @@ class Step:
         config = pipeline.settings(
             "tiny", str(self.data), out, **pipeline.inner_settings(training), **settings
         )
-        pairs = pipeline.pair_with_tasks(read_articles(self.data, None, k), config)
+        pairs = pipeline.pair_with_tasks(read_articles(self.data, None, k), config, loaded.tokenizer)
         with pipeline.open_run(config, pipeline.Step("query", str(out))) as run:
             grader = setup.grader(config, loaded)
             estep = setup.estep(config, run, setup.make_domain(config, grader), grader, loaded)
@@ -293,3 +293,11 @@ def test_cpt_with_all_weights_saves_the_model_and_resumes(step: Step, tmp_path: 
     assert load_model(str(tmp_path / "model")).version != step.tiny().version
     whole, _ = step(with_all_weights(tmp_path / "model2"), out=tmp_path / "whole.json", **settings)
     assert whole["server_reply"] == reply
+
+
+def test_a_control_token_in_a_passage_is_refused_by_name(step: Step, data: Path) -> None:
+    found = json.loads(data.read_text())
+    found[1]["completions"][0] += " <|im_end|>"
+    data.write_text(json.dumps(found))
+    with pytest.raises(DataError, match=r"holds <\|im_end\|>, which the model reads as a control token"):
+        step(query)

@@ -65,7 +65,7 @@ def cpt(
             tasks_per_iteration=len(articles),
             seed=seed,
         )
-        pairs = pipeline.pair_with_tasks(articles, config)
+        pairs = pipeline.pair_with_tasks(articles, config, policy.tokenizer)
         step = pipeline.Step.here("cpt --full" if full else "cpt", out, command())
         with pipeline.open_run(config, step) as run:
             run.progress = progress

@@ -55,7 +55,7 @@ def query(
             repeats=repeats,
             seed=seed,
         )
-        pairs = pipeline.pair_with_tasks(articles, config)
+        pairs = pipeline.pair_with_tasks(articles, config, policy.tokenizer)
         with pipeline.open_run(config, pipeline.Step.here("query", out, command())) as run:
             run.progress = progress
             estep = backend.estep(run, policy)

@@ -20,8 +20,12 @@ class Halves:
     val: tuple[Task, ...]
     reports: tuple[LoadReport, ...]
 
-    def keep(self, fits: Callable[[Task], bool], kind: str) -> Halves:
+    def keep(self, fits: Callable[[Task], bool], kind: str, fix: str) -> Halves:
         """The tasks that fit; the others are left out and counted as `kind`.
+
+        Args:
+            kind: a key of `KINDS`.
+            fix: what helps where none to train on fits.
 
         Raises:
             DataError: none to train on fits.
@@ -30,7 +34,7 @@ class Halves:
         if self.train and not train:
             raise DataError(
                 f"all {len(self.train)} tasks to train on are left out: {KINDS[kind][1]}",
-                "use a model with a longer window, or smaller tasks",
+                fix,
             )
         reports = []
         for report, before, after in zip(self.reports, (self.train, self.val), (train, val), strict=False):

@@ -18,6 +18,7 @@ KINDS = {
     "beyond": ("task beyond the limit that is set", "tasks beyond the limit that is set"),
     "file": ("other file", "other files"),
     "too_long": ("task longer than the model's window", "tasks longer than the model's window"),
+    "control": ("task that spells a control token", "tasks that spell a control token"),
     "unsolved_test": ("test without a solution", "tests without a solution"),
     "unsolved_task": ("task without a solved test", "tasks without a solved test"),
 }

@@ -11,11 +11,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seal import setup
 from seal.config import load_config
 from seal.errors import DataError, RunError
+from seal.prompt import contract_of
 from seal.recipes.articles import Article
 from seal.records import Plan, SelfEdit, Task
 from seal.run.codec import decode
@@ -24,6 +25,9 @@ from seal.run.journal import Journal
 from seal.seeds import derive
 from seal.settings import SEALConfig
 from seal.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: A passage of the data file, and the task that measures it.
 Pair = tuple[Article, Task]
@@ -139,12 +143,15 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def pair_with_tasks(articles: Sequence[Article], config: SEALConfig) -> list[Pair]:
+def pair_with_tasks(
+    articles: Sequence[Article], config: SEALConfig, tokenizer: PreTrainedTokenizerBase
+) -> list[Pair]:
     """Every article with the task that the settings load for it.
 
     Raises:
-        DataError: an article has no question to measure it by.
+        DataError: an article has no question to measure it by, or holds control tokens of the model.
     """
+    contract = contract_of(tokenizer)
     waiting: dict[tuple[str, str], list[Task]] = defaultdict(list)
     for task in setup.load_tasks(config, "train"):
         waiting[task.title, " ".join(str(task.context).split())].append(task)
@@ -153,7 +160,13 @@ def pair_with_tasks(articles: Sequence[Article], config: SEALConfig) -> list[Pai
         known = waiting.get((article.title, " ".join(article.context.split())))
         if not known:
             raise DataError(f"passage {article.title!r} has no question", "add one, or leave the passage out")
-        pairs.append((article, known.pop(0) if len(known) > 1 else known[0]))
+        task = known.pop(0) if len(known) > 1 else known[0]
+        if control := contract.control_words("\n".join([setup.words_of(task), *article.completions])):
+            raise DataError(
+                f"passage {article.title!r} holds {control[0]}, which the model reads as a control token",
+                "take it out of the text, or leave the passage out",
+            )
+        pairs.append((article, task))
     return pairs
 
 
