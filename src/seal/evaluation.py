@@ -14,6 +14,7 @@ from seal.estep import EStep
 from seal.intervals import GAINS, SCORES, Interval, interval, span
 from seal.records import ArmScore, Baseline, Performance, PolicyUpdate, SelfEdit, Task, TaskScore, Trial
 from seal.seeds import derive
+from seal.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +33,22 @@ class Summary:
     success_rates: tuple[float, ...]
     """Share of self-edits with a positive reward, a round."""
     asked: str = BaseDomain.asked
+    rule: str = ""
+    """Which self-edits are kept, in words."""
 
     def __str__(self) -> str:
         lines = []
         if self.arms:
-            lines.append(
-                f"held-out, {self.arms[0].n} questions of {len(self.arms[0].tasks)} tasks, {self.asked}"
-            )
+            size = f"{counted(self.arms[0].n, 'question')} of {counted(len(self.arms[0].tasks), 'task')}"
+            lines.append(f"held-out, {size}, {self.asked}")
         for arm in self.arms:
             gain = ""
             if arm.arm != "base":
                 gain = f"   gain {arm.gain:+6.1%}  {span(arm.gain_low, arm.gain_high, sign=True)}"
             lines.append(f"  {arm.arm:<14} {arm.mean:6.1%}  {span(arm.low, arm.high)}{gain}")
         for update, rate in zip(self.updates, self.success_rates, strict=True):
-            kept = f"kept {update.kept} of {update.of} self-edits"
+            kept = f"kept {update.kept} of {counted(update.of, 'self-edit')}"
+            kept += f" ({self.rule})" if self.rule else ""
             end = f"policy {update.policy}" if update.updated else update.why
             lines.append(f"round {update.iteration + 1}: {rate:.0%} of rewards positive, {kept}; {end}")
         return "\n".join(lines)

@@ -25,6 +25,7 @@ from seal.records import (
     Trial,
 )
 from seal.seeds import derive
+from seal.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,5 @@ def raise_error(error: JobError | None) -> None:
 def _raise_ungraded(messages: Sequence[str]) -> None:
     if messages:
         raise GradingError(
-            f"{len(messages)} items could not be graded: {messages[0]}",
-            "bring the grader back, then seal resume",
+            f"{counted(len(messages), 'item')} could not be graded: {messages[0]}", "bring the grader back"
         )

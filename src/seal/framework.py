@@ -79,9 +79,17 @@ class SEALFramework:
         arms += self.held_out.after(self.estep, arms)
         self.estep.close()
         rates = tuple(self._success_rate(update.iteration) for update in updates)
-        summary = Summary(tuple(arms), tuple(updates), rates, self.domain.asked)
+        summary = Summary(tuple(arms), tuple(updates), rates, self.domain.asked, self._rule())
         self.folder.record("summary", "final", summary)
         return summary
+
+    def _rule(self) -> str:
+        """Which self-edits are kept, in words."""
+        config = self.config
+        if config.keep == "positive":
+            return f"each with a reward above {config.reward_threshold:g}"
+        best = "the best" if config.keep_k == 1 else f"the {config.keep_k} best"
+        return f"{best} of each task that beat no training"
 
     def _note_data(self) -> None:
         """Say what was loaded and what was left out, and whether it is what the run began with."""

@@ -166,7 +166,11 @@ def test_error_lines_hold_no_secret(verb: str, capsys: Output, monkeypatch: pyte
 def test_presets(capsys: Output) -> None:
     code, out, _ = run(capsys, "presets")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == preset_names()
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == preset_names()
+    for name in preset_names():  # the whole of what a preset says of itself
+        text = preset_text(name)
+        comment = text[: re.search(r"^[^#]", text, re.MULTILINE).start()]  # type: ignore[union-attr]
+        assert " ".join(comment.replace("#", "").split()) in " ".join(out.split())
     assert run(capsys, "presets", "demo") == (0, preset_text("demo"), "")
     assert run(capsys, "presets", "demo", "--resolved")[1] == load_config(preset="demo").to_yaml()
 
@@ -196,8 +200,11 @@ def test_set_takes_yaml_values() -> None:
         "wandb_project": "a=b",
         "inner.targets": ["mlp"],
     }
-    with pytest.raises(ConfigError, match="has no value"):
-        parse_changes(["seed"])
+    for change in ("seed", "seed=", "seed= "):
+        with pytest.raises(ConfigError, match=r"--set 'seed=?' has no value \(write --set key=value"):
+            parse_changes([change])
+    with pytest.raises(ConfigError, match="--set '=3' names no setting"):
+        parse_changes(["=3"])
 
 
 def test_the_doctor_finds_what_is_here_and_names_the_command_for_the_rest() -> None:

@@ -40,6 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "prompt_check",
             "config_reader",
             "extras",
+            "wording",
         }
     ),
     frozenset({"settings"}),

@@ -23,6 +23,7 @@ from seal.report.history import read_history, read_tasks
 from seal.report.regrade import regrade, save
 from seal.report.sinks import open_sinks
 from seal.report.texts import clipped, one_line, plain
+from seal.wording import counted
 
 SECTIONS = ("findings", "training", "held-out", "tasks", "run")
 VOID = {"meta", "link", "input", "br", "img", "circle", "path", "rect"}
@@ -438,7 +439,7 @@ class TestVerdict:
         found = self.of(made_up, tmp_path / "run", base, trained)
         assert found.tone == tone
         assert words in found.text
-        assert f"{4 * len(base)} held-out questions of {len(base)} tasks" in found.details[0]
+        assert f"{4 * len(base)} held-out questions of {counted(len(base), 'task')}" in found.details[0]
 
 
 def test_ticks_are_round_and_cover() -> None:

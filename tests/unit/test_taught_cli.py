@@ -30,7 +30,7 @@ def test_from_documents_to_answers(
     assert main(["teach", "docs", "--out", "m", "--dry-run", *MODEL]) == 0
     said = capsys.readouterr().out
     assert "left out: docs/photo.jpg: unknown kind of file '.jpg'" in said
-    assert "1 files, 1 passages" in said
+    assert "1 file, 1 passage" in said
     assert "5 training steps" in said  # 4 of the passage, and a fifth that keeps what the base says
     assert not (docs / "m").exists()
 

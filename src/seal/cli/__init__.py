@@ -16,14 +16,15 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from seal import __version__
-from seal.errors import SealError
+from seal.errors import GenerationError, GradingError, SealError, ServeError
 
 _ALIASES = {"judge-again": "regrade"}
 _FIRST = ("train", "resume", "report", "watch", "doctor", "init", "presets")  # the order of `--help`
@@ -44,6 +45,21 @@ def command() -> tuple[str, ...]:
 
 class Interrupted(Exception):
     """Ctrl-C, with a line that says how to go on."""
+
+
+@contextmanager
+def going_on(again: str) -> Iterator[None]:
+    """An interruption, or the outage of a server, a judge or a writer, ends with a line on how to go on.
+
+    Args:
+        again: the sentence that says so, in lower case.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {again}") from None
+    except (GenerationError, GradingError, ServeError) as error:
+        raise type(error)(error.message, f"{error.fix or 'mend that'}; then {again}") from error
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "seal") -> int:
@@ -102,14 +118,8 @@ def _dispatch(arguments: list[str], prog: str) -> int:
 def _run(verb: str, arguments: list[str], prog: str) -> int:
     import typer
 
-    name = verb.replace("-", "_")
-    module = import_module(f"seal.cli.{name}")
-    app: typer.Typer | None = getattr(module, "app", None)
-    if app is None:
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(epilog=_DEBUG)(getattr(module, name))
     usage_error = cast("type[Exception]", typer.BadParameter.__mro__[1])  # typer names no base class itself
-    command = typer.main.get_command(app)
+    command = parser(verb)
     try:
         # train.py is a program of its own: its usage line does not show the verb
         code = command.main(
@@ -128,6 +138,19 @@ def _run(verb: str, arguments: list[str], prog: str) -> int:
     return code if isinstance(code, int) else 0
 
 
+def parser(verb: str) -> Any:
+    """What reads the arguments of a command."""
+    import typer
+
+    name = verb.replace("-", "_")
+    module = import_module(f"seal.cli.{name}")
+    app: typer.Typer | None = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(epilog=_DEBUG)(getattr(module, name))
+    return typer.main.get_command(app)
+
+
 def _message(error: Exception) -> str:
     format_message = getattr(error, "format_message", None)
     return str(format_message()) if format_message else str(error)
@@ -140,11 +163,11 @@ def _help() -> str:
         "usage: seal COMMAND [OPTIONS]     `seal COMMAND --help` explains one",
         "",
     ]
-    lines += [f"  {verb:<14} {_summary(verb)}" for verb in verbs()]
+    lines += [f"  {verb:<14} {summary(verb)}" for verb in verbs()]
     return "\n".join([*lines, "", _DEBUG])
 
 
-def _summary(verb: str) -> str:
+def summary(verb: str) -> str:
     """First line of the verb's docstring, read without importing it."""
     file = Path(__file__).parent / f"{verb.replace('-', '_')}.py"
     with file.open(encoding="utf-8") as lines:

@@ -101,19 +101,16 @@ class Backend:
 
 @contextmanager
 def interruptible(level: str, again: str) -> Iterator[Progress]:
-    """Log to the terminal and show progress there; SIGTERM ends like Ctrl-C, with a line that says how to
-    go on."""
-    from seal.cli import Interrupted
+    """Log to the terminal and show progress there; SIGTERM ends like Ctrl-C. See `going_on`."""
+    from seal.cli import going_on
     from seal.run import log
     from seal.run.progress import shown
 
     console = log.set_up(level.upper())
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with shown(console) as progress:
+        with going_on(again), shown(console) as progress:
             yield progress
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {again}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 
-from seal.cli import Interrupted
+from seal.cli import going_on
 from seal.records import Task
 from seal.report.sinks import open_sinks
 from seal.run import log
@@ -17,15 +17,13 @@ def carry_out(run: Run, log_level: str) -> None:
     """Train until the run is finished; its last line says where the results are."""
     console = log.set_up(log_level, run.logs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's notice ends like Ctrl-C
-    try:
+    with going_on(f"seal resume {run.path} continues"):
         from seal.framework import SEALFramework
 
         run.listeners.append(open_sinks(run.config, run))
         with shown(console) as run.progress:
             framework = SEALFramework(run.config, run=run)
             summary = framework.run()
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; seal resume {run.path} continues") from None
     print(summary)
     _show_answers(run, {task.id: task for task in framework.held_out.tasks})
     print(f"results: {run.path}")

@@ -14,6 +14,7 @@ from seal.errors import ModelError
 from seal.records import Task
 from seal.settings import DOMAINS, SEALConfig
 from seal.setup import load_data
+from seal.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,9 +39,12 @@ def describe(config: SEALConfig) -> str:
         work = measure_few_shot(config, train, val, model.tokenizer or _one_token_a_cell())
     else:
         work = measure(config, train, val, model.count, model.tokenizer)
-    rounds = f"{config.max_outer_iterations} × {config.tasks_per_iteration} tasks"
+    rounds = f"{config.max_outer_iterations} × {counted(config.tasks_per_iteration, 'task')}"
+    rounds += (
+        f" × {counted(config.samples_per_iteration, 'self-edit')} × {counted(config.repeats, 'training')}"
+    )
     lines += [
-        f"rounds       {rounds} × {config.samples_per_iteration} self-edits × {config.repeats} trainings",
+        f"rounds       {rounds}",
         f"self-edits   {work.edits:,}",
         f"adapters     {work.adapters:,}",
         f"M-step       {_m_step(config)}",
@@ -142,8 +146,8 @@ def _memory(config: SEALConfig, model: _Model) -> str:
     base = model.parameters * dtype.itemsize
     return (
         f"about {_size(base + need.total(chosen))} in each process: {_size(base)} the model, "
-        f"{chosen.slots} adapters of {_size(need.adapter)}, passes of {chosen.token_budget} tokens of "
-        f"{_size(need.token)}; {_size(free)} are free"
+        f"{counted(chosen.slots, 'adapter')} of {_size(need.adapter)}, "
+        f"passes of {chosen.token_budget} tokens of {_size(need.token)}; {_size(free)} are free"
     )
 
 

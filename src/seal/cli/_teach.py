@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal.errors import ConfigError
+from seal.wording import counted
 
 if TYPE_CHECKING:
     from seal.data.documents.library import Library
@@ -23,7 +24,7 @@ def show_library(library: Library) -> None:
     """What was read, and every file that was left out or guessed at."""
     for note in library.notes:
         print(f"{'left out: ' if note.skipped else ''}{note.path}: {note.text}")
-    print(f"{library.files} files, {len(library.passages)} passages")
+    print(f"{counted(library.files, 'file')}, {counted(len(library.passages), 'passage')}")
 
 
 def show_plan(teaching: Teaching, library: Library) -> None:
@@ -34,9 +35,12 @@ def show_plan(teaching: Teaching, library: Library) -> None:
     steps = sum(len(lesson.sequences) for lesson in lessons) // teaching.settings.training.batch_size
     tokens = sum(len(row.ids) for row in rows)
     seconds = _seconds_a_token(teaching, rows[:_TIMED_STEPS]) * tokens
-    print(f"{len(plan.passages)} passages are new: {len(plan.texts)} training texts, {len(lessons)} adapters")
+    print(
+        f"new: {counted(len(plan.passages), 'passage')}, {counted(len(plan.texts), 'training text')}, "
+        f"{counted(len(lessons), 'adapter')}"
+    )
     print(f"{len(plan.questions)} test questions that are not trained on")
-    print(f"{steps:,} training steps, {tokens:,} tokens: about {_duration(seconds)} here")
+    print(f"{counted(steps, 'training step')}, {counted(tokens, 'token')}: about {_duration(seconds)} here")
 
 
 def _seconds_a_token(teaching: Teaching, rows: list) -> float:  # type: ignore[type-arg]
@@ -61,7 +65,7 @@ def conclude(folder: Path, batch: Batch) -> None:
     """The table, and what to do next."""
     from seal.taught.measure import table
 
-    print(f"batch {batch.number}: {batch.passages} passages in {_duration(batch.seconds)}")
+    print(f"batch {batch.number}: {counted(batch.passages, 'passage')} in {_duration(batch.seconds)}")
     if batch.scores:
         print(table(batch.scores))
     if len(batch.adapters) > 1 and batch.routed is not None:
@@ -77,7 +81,8 @@ def take_back(into: Path | None, number: int, documents: list[str] | None) -> No
     if into is None or documents:
         raise ConfigError("--undo goes with --into alone", f"run: seal teach --into MODEL --undo {number}")
     manifest = undo(into, number)
-    print(f"{into} knows {len(manifest.batches)} batches now; the files of batch {number} are kept")
+    left = counted(len(manifest.batches), "batch", "batches")
+    print(f"{into} knows {left} now; the files of batch {number} are kept")
 
 
 def go_on(folder: Path, log_level: str) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from seal.wording import counted
+
 if TYPE_CHECKING:
     from seal.records import Task
 
@@ -70,7 +72,9 @@ def warm_start(
     done = recipe.warm_start(settings, model, output_dir, device=device, dtype=dtype, chat=chat)
     tenth = max(1, len(done.losses) // 10)
     first, last = (sum(part) / tenth for part in (done.losses[:tenth], done.losses[-tenth:]))
-    print(f"{tasks} tasks, loss {first:.3f} nats a token in the first tenth, {last:.3f} in the last")
+    print(
+        f"{counted(tasks, 'task')}, loss {first:.3f} nats a token in the first tenth, {last:.3f} in the last"
+    )
     print(done.folder)
 
 
@@ -99,7 +103,7 @@ def submission(
 
     chosen, attempts = attempts_by_test(read_history(run), arm)
     write_submission(attempts, out)
-    print(f"{len(attempts)} tests, attempts of the arm {chosen}")
+    print(f"{counted(len(attempts), 'test')}, attempts of the arm {chosen}")
     print(out)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from seal.cli import _options
+from seal.wording import counted
 
 
 @_options.grouped
@@ -33,7 +34,7 @@ def chat(
     sampling = Sampling(temperature=0.0, max_new_tokens=max_tokens)
     told = sys.stdin.isatty()
     if told:
-        print(f"{len(opened.passages)} passages were taught. /compare QUESTION, /new, /quit")
+        print(f"taught: {counted(len(opened.passages), 'passage')}. /compare QUESTION, /new, /quit")
     turns: list[dict[str, str]] = []
     while True:
         try:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shutil
+import textwrap
+from itertools import takewhile
+from typing import Annotated, Any
 
 from typer import Argument, Option
+
+_WHOLE: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
 
 
 def presets(
@@ -15,9 +20,11 @@ def presets(
     from seal.config import load_config, preset_names, preset_text
 
     if name is None:
+        width = max(shutil.get_terminal_size().columns, 40)
         for each in preset_names():
-            about = preset_text(each).splitlines()[0].lstrip("# ")
-            print(f"{each:<30} {about}")
+            comment = takewhile(lambda line: line.startswith("#"), preset_text(each).splitlines())
+            about = " ".join(line.lstrip("# ") for line in comment)
+            print(each, *(f"    {line}" for line in textwrap.wrap(about, width - 4, **_WHOLE)), sep="\n")
     elif resolved:
         print(load_config(preset=name).to_yaml(), end="")
     else:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from seal.wording import counted
+
 if TYPE_CHECKING:
     from seal.report.regrade import Regrade
 
@@ -45,7 +47,7 @@ def _show(result: Regrade, old: str) -> None:
     if known:
         before = sum(e.old_reward for e in known) / len(known)
         after = sum(e.new_reward or 0.0 for e in known) / len(known)
-        print(f"mean reward of {len(known)} self-edits: {before:.3f}, now {after:.3f}", end="")
+        print(f"mean reward of {counted(len(known), 'self-edit')}: {before:.3f}, now {after:.3f}", end="")
         print("" if result.same_best is None else f"; same best self-edit in {result.same_best:.0%} of tasks")
     if result.arms:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

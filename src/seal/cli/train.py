@@ -66,9 +66,15 @@ def train(
 
 
 def parse_changes(changes: list[str]) -> dict[str, Any]:
-    """`["inner.epochs=3"]` as `{"inner.epochs": 3}`; values are YAML. Raises `ConfigError` without a `=`."""
+    """`["inner.epochs=3"]` as `{"inner.epochs": 3}`; values are YAML.
+
+    Raises:
+        ConfigError: one names no setting or gives no value.
+    """
     pairs = [change.partition("=") for change in changes]
-    wrong = [key for key, equals, _ in pairs if not equals or not key.strip()]
-    if wrong:
-        raise ConfigError(f"--set {wrong[0]!r} has no value", "write --set key=value")
+    for key, equals, value in pairs:
+        if not key.strip():
+            raise ConfigError(f"--set {key + equals + value!r} names no setting", "write --set key=value")
+        if not value.strip():
+            raise ConfigError(f"--set {key + equals!r} has no value", "write --set key=value")
     return {key.strip(): scalar(value) for key, _, value in pairs}

@@ -97,7 +97,7 @@ class OpenAIGenerator:
                 final = status is not None and status not in (408, 409, 429) and status < 500
                 if final or attempt + 1 == self._attempts:
                     why = f"{self._remote.where}: {self._remote.reason(error)}"
-                    raise GenerationError(why, "check the server and run again") from None
+                    raise GenerationError(why, "bring the server back") from None
                 time.sleep(min(30.0, self._backoff * 2**attempt))
         raise AssertionError("unreachable")
 

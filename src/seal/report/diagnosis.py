@@ -10,6 +10,7 @@ from seal.report.estimates import Mean
 from seal.report.history import History
 from seal.report.metrics import RoundMetrics, RunMetrics
 from seal.restem import FEW_UPDATES
+from seal.wording import counted
 
 Level = Literal["problem", "warning", "note"]
 _ORDER: tuple[Level, ...] = ("problem", "warning", "note")
@@ -68,7 +69,8 @@ def _round(m: RoundMetrics, history: History) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "The policy was hardly trained",
-            f"Its M-step was {len(update.losses)} updates of the weights; below {FEW_UPDATES} little moves.",
+            f"Its M-step was {counted(len(update.losses), 'update')} of the weights; "
+            f"below {FEW_UPDATES} little moves.",
             "Set `sft.steps` to 40 or more, or keep more self-edits a round.",
         )
     first, last = m.update_first_loss, m.update_last_loss

@@ -22,6 +22,7 @@ from seal.records import Task
 from seal.report.estimates import Mean, clustered
 from seal.report.history import History, read_tasks
 from seal.settings import SEALConfig
+from seal.wording import counted
 
 #: Arms without training: the tasks are asked as they are, demonstrations in context.
 UNTRAINED = ("base", "base_rl")
@@ -162,7 +163,8 @@ def _domain(config: SEALConfig) -> FewShotLearning:
 def lines(histories: Sequence[History]) -> Iterable[str]:
     """The comparison as text."""
     comparisons, picks = compare(histories)
-    yield f"{len(histories)} runs, seeds {', '.join(str(h.config.seed) for h in histories)}"
+    seeds = ", ".join(str(history.config.seed) for history in histories)
+    yield f"{counted(len(histories), 'run')}, {'seed' if len(histories) == 1 else 'seeds'} {seeds}"
     for found in comparisons:
         yield f"held-out {found.kind} tasks: {found.n}; some recipe solved {found.n_solvable}"
         yield f"  {'arm':<16} {'all':>7} {'':<16} {'solvable':>7}"

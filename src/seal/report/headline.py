@@ -10,6 +10,7 @@ from seal.report.charts import label
 from seal.report.estimates import Mean, arm_means, paired
 from seal.report.history import History
 from seal.report.metrics import RunMetrics
+from seal.wording import counted
 
 Tone = Literal["good", "bad", "open"]
 #: With fewer, even the same direction on every task is no surprise (sign test: 2 · 2⁻⁵ is over 5 %).
@@ -44,7 +45,7 @@ def headline(history: History, metrics: RunMetrics) -> Headline:
     if metrics.rounds:
         return _training_only(history, metrics)
     what = "No round has ended yet" if history.rows else "Nothing has happened yet"
-    return Headline("open", what, (f"{history.rows} items are finished.",))
+    return Headline("open", what, (f"Finished so far: {counted(history.rows, 'item')}.",))
 
 
 def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History, metrics: RunMetrics) -> Headline:
@@ -53,7 +54,7 @@ def _held_out(best: ArmScore, arms: dict[str, ArmScore], history: History, metri
     before = {task.task_id: task.score for task in base.tasks}
     what = "Self-edits after RL" if best.arm == "self_edit_rl" else "Self-edits"
     span = f"from {_share(base.mean)} to {_share(best.mean)}"
-    size = f"{base.n} held-out questions of {len(base.tasks)} tasks"
+    size = f"{counted(base.n, 'held-out question')} of {counted(len(base.tasks), 'task')}"
     sure = f"Change {_points(gain.mean)}, 95 % interval {interval(gain)}, over {size}."
     tone: Tone = "open"
     if all(task.score == before.get(task.task_id) for task in best.tasks):

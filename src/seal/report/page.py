@@ -39,6 +39,7 @@ from seal.report.metrics import RunMetrics, lines, run_metrics
 from seal.report.texts import one_line, plain
 from seal.settings import SEALConfig
 from seal.whole_file import write_whole
+from seal.wording import counted
 
 MARK = "<!-- seal report -->"
 MOST_TASKS = 200
@@ -178,7 +179,7 @@ def _dimensions(view: RunView) -> list[tuple[str, str]]:
         ("reward", plain(f"{config.reward}, keep {config.keep}")),
         *((("tasks", view.loaded),) if view.loaded else ()),
         ("rounds", f"{len(view.metrics.rounds)} of {config.max_outer_iterations}"),
-        ("self-edits", f"{len(history.results):,} rewarded, {written:,} tokens written"),
+        ("self-edits", f"{len(history.results):,} rewarded, {counted(written, 'token')} written"),
         ("trainings", f"{len(history.trials):,}"),
         ("seed", str(config.seed)),
         ("began", history.started.replace("T", " ")[:16]),

@@ -19,6 +19,7 @@ from seal.report.gallery import arm_name
 from seal.report.history import History, read_history
 from seal.report.metrics import RoundMetrics, RunMetrics, run_metrics
 from seal.report.texts import one_line
+from seal.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -147,7 +148,9 @@ def _head(history: History, metrics: RunMetrics) -> RenderableType:
     text.append(state, style="bold green" if history.finished else "bold")
     rounds = sum(r.finished for r in metrics.rounds)
     text.append(f" · round {rounds} of {config.max_outer_iterations} done")
-    text.append(f" · {len(history.trials):,} trainings · {sum(metrics.seconds.values()) / 60:.1f} min")
+    text.append(
+        f" · {counted(len(history.trials), 'training')} · {sum(metrics.seconds.values()) / 60:.1f} min"
+    )
     return text
 
 
@@ -156,7 +159,7 @@ def _bar(progress: Progress) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    words = f"{progress.stage}: {progress.done} of {progress.of} trainings"
+    words = f"{progress.stage}: {progress.done} of {counted(progress.of, 'training')}"
     if progress.gain is not None:
         words += f", mean gain so far {_signed(progress.gain)}"
     return Columns([ProgressBar(total=progress.of, completed=progress.done, width=24), Text(words)])

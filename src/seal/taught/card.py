@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seal.taught.manifest import Manifest
 from seal.taught.measure import table
+from seal.wording import counted
 
 _USE = {
     "peft": """
@@ -54,8 +55,8 @@ def _taught(manifest: Manifest) -> list[str]:
     for batch in manifest.batches:
         documents = ", ".join(f"`{document}`" for document in batch.documents)
         lines.append(
-            f"- Batch {batch.number}: {batch.passages} passages of {documents}; {batch.texts} training texts,"
-            f" {batch.updates} optimiser steps."
+            f"- Batch {batch.number}: {counted(batch.passages, 'passage')} of {documents}; "
+            f"{counted(batch.texts, 'training text')}, {counted(batch.updates, 'optimiser step')}."
         )
     lines += ["", "Gaps in the passages' sentences were asked for, beside the passages themselves.", ""]
     lines += [f"LoRA: {settings}.", "", "Ask it in this form:", "", "```", manifest.question_prompt, "```"]
