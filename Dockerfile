@@ -15,7 +15,7 @@ RUN pip install "uv>=0.9" \
     && rm -rf /source/*
 
 RUN useradd --home-dir /work --uid 1000 seal && mkdir -p /work/outputs && chown -R seal /work
-USER seal
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["seal"]
 CMD ["--help"]

@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-all check lock clean
+.PHONY: help demo test test-slow test-all check docs lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,6 +56,9 @@ $(READY): requirements.txt pyproject.toml
 	@echo "[4/4] seal itself"
 	@$(PIP) --quiet --no-deps --editable .
 	@touch $@
+
+docs: $(READY) ## the site, into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: $(READY) ## resolve the ranges of pyproject.toml afresh and rewrite requirements.txt
 	@rm -rf build && $(BIN)/python -m venv build/lock

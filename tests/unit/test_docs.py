@@ -17,7 +17,10 @@ from seal.yaml_lines import parse
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "AGENTS.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 #: Not commands of ours.
 SHELL = {"make", "python3", "pip", "python"}
 

@@ -69,7 +69,7 @@ def test_the_container_is_built_from_what_there_is() -> None:
     assert f"{wheel.distribution}=={wheel.version}" in everything
     for extra in re.findall(r'"\.\[(\w+)\]"', everything):
         assert extra in PROJECT["optional-dependencies"]
-    assert [rest for word, rest in found if word == "USER"] == ["seal"]
+    assert [rest for word, rest in found if word == "USER"] == ["1000"]
     python = re.search(r"FROM python:(3\.\d+)", everything)
     assert python is not None
     assert python[1] in read(".github/workflows/ci.yml")

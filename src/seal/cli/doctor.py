@@ -108,7 +108,7 @@ def _packages() -> Iterator[Check]:
     for requirement in requirements:
         name = re.split(r"[\s<>=!~;\[]", requirement, maxsplit=1)[0]
         extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", requirement)
-        if name == DISTRIBUTION or (extra and extra[1] == "dev"):
+        if name == DISTRIBUTION or (extra and extra[1] in ("docs", "dev")):
             continue
         fix = install(extra[1] if extra else "")
         try:
