@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, FailFast
 
 from seal.training_config import TrainingConfig as TrainingConfig
+
+_T = TypeVar("_T")
+Many = Annotated[tuple[_T, ...], FailFast()]
+"""A tuple. Where strangers' records are read, its first wrong item ends the check, not a million of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +24,9 @@ class Question:
     """Gold answer."""
     title: str = ""
     """Title of the passage, prefixed to the prompt as `Topic: {title}` (paper appendix B)."""
-    also: tuple[str, ...] = ()
+    also: Many[str] = ()
     """Further accepted answers; a grader counts an answer that matches any of them."""
-    wrong: tuple[str, ...] = ()
+    wrong: Many[str] = ()
     """Wrong answers of the same type, where the data set has them."""
 
     @property
@@ -53,7 +57,7 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 512
-    stop: tuple[str, ...] = ()
+    stop: Many[str] = ()
     """Strings that end a completion; they are cut off the text."""
     explore: float = 0.0
     """Share of constrained completions whose choices are all drawn evenly; free text knows no such thing."""
@@ -106,8 +110,8 @@ class TrainingSequence:
     0 never counts).
     """
 
-    ids: tuple[int, ...]
-    loss: tuple[tuple[int, int], ...] = ()
+    ids: Many[int]
+    loss: Many[tuple[int, int]] = ()
 
     def labelled(self) -> list[int]:
         """Positions whose token counts in the loss, ascending."""
@@ -124,9 +128,9 @@ class EvalPrompt:
     """
 
     id: str
-    ids: tuple[int, ...]
+    ids: Many[int]
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=64)
-    reference: tuple[int, ...] = ()
+    reference: Many[int] = ()
     question: Question | None = None
 
 
@@ -135,9 +139,9 @@ class AdaptJob:
     """One adapter to train and what to ask it. No sequences (or no epochs): baseline only."""
 
     id: str
-    sequences: tuple[TrainingSequence, ...]
+    sequences: Many[TrainingSequence]
     training: TrainingConfig
-    eval_prompts: tuple[EvalPrompt, ...]
+    eval_prompts: Many[EvalPrompt]
     seed: int
     save_to: str = ""
     """Folder to save the adapter in, in PEFT's format; empty: it is not kept."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, FailFast, Field, TypeAdapter, ValidationError
 
 from seal.errors import ConfigError
 
@@ -39,6 +39,7 @@ Alpha = Annotated[
 Dropout = Annotated[float, Number, Field(ge=0, lt=1, description="Dropout on the inputs of the LoRA layers.")]
 Targets = Annotated[
     tuple[str, ...],
+    FailFast(),
     BeforeValidator(_names),
     Field(
         min_length=1,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -99,6 +102,9 @@ def test_the_digest_is_of_the_content_alone() -> None:
         ({"train_sequences": [], "lora_rank": True}, "bad_request", "lora_rank"),
         ({"train_sequences": [], "lora_rank": 0}, "bad_request", "lora_rank"),
         ({"train_sequences": [], "lora_rank": 257}, "limit", "257"),
+        (b'{"train_sequences": [], "lora_rank": 1' + b"0" * 400 + b"}", "limit", "lora_rank"),
+        (b'{"train_sequences": [], "lora_alpha": 1' + b"0" * 400 + b"}", "bad_request", "lora_alpha"),
+        ({"train_sequences": [], **{f"k{i}": 1 for i in range(200)}}, "limit", "201 keys"),
         ({"train_sequences": [], "finetune_epochs": 101}, "limit", "101"),
         ({"train_sequences": [], "lora_dropout": 1.0}, "bad_request", "lora_dropout"),
         ({"eval_questions": [{"question": "Q"}]}, "bad_request", "eval_questions.0.answer"),
@@ -136,6 +142,54 @@ def test_brackets_in_strings_are_not_depth() -> None:
     request = read({"train_sequences": [text]})
     assert isinstance(request, m.TTTRequest)
     assert request.train_sequences == [text]
+
+
+def _adapt(sequences: str = "", prompts: str = "", training: str = "") -> bytes:
+    job = f'"id":"j","seed":1,"training":{{{training}}},"eval_prompts":[{prompts}],"sequences":[{sequences}]'
+    return f'{{"v":1,"id":"x","cmd":"adapt","job":{{{job}}}}}'.encode()
+
+
+#: Shapes of a message of about `n` bytes that once took quadratic time, or many times its size.
+HOSTILE: dict[str, Callable[[int], bytes]] = {
+    "an open string of quotes": lambda n: b'"' + b'\\"' * (n // 2),
+    "backslashes": lambda n: b'{"train_sequences":["' + b"\\" * n,
+    "one string": lambda n: b'{"train_sequences":["' + b"a" * n + b'"]}',
+    "flat brackets": lambda n: b'{"train_sequences":[' + b"[]," * (n // 3) + b"[]]}",
+    "closing brackets": lambda n: b"]" * n,
+    "open brackets": lambda n: b"[" * n,
+    "keys, the last twice": lambda n: (
+        b"{%s}" % b",".join(b'"%d":1' % min(i, n // 12) for i in range(n // 11))
+    ),
+    "a long key": lambda n: b'{"train_sequences":[],"' + b"a" * n + b'":1}',
+    "wrong sequences": lambda n: b'{"train_sequences":[' + b"1," * (n // 2) + b"1]}",
+    "wrong questions": lambda n: b'{"eval_questions":[' + b"{}," * (n // 3) + b"{}]}",
+    "wrong rows": lambda n: _adapt("1," * (n // 2) + "1"),
+    "wrong token ids": lambda n: _adapt('{"ids":[%s""]}' % ('"",' * (n // 3))),
+    "wrong spans": lambda n: _adapt('{"ids":[1],"loss":[%s1]}' % ("1," * (n // 2))),
+    "wrong prompts": lambda n: _adapt(prompts="{}," * (n // 3) + "{}"),
+    "wrong targets": lambda n: _adapt(training='"targets":[%s1]' % ("1," * (n // 2))),
+}
+
+
+@pytest.mark.parametrize("shape", HOSTILE)
+def test_no_message_costs_more_than_its_size(shape: str) -> None:
+    def cost(raw: bytes) -> None:
+        with suppress(m.WireError):
+            message = read(raw)
+            if isinstance(message, m.Envelope) and message.job is not None:
+                jobs.job_from_wire(message.job)
+
+    raw = HOSTILE[shape](2**20)
+    began = time.process_time()
+    cost(raw)
+    assert time.process_time() - began < 10  # ten times what it takes; quadratic would be hours
+    raw = HOSTILE[shape](2**17)
+    tracemalloc.start()
+    try:
+        cost(raw)
+        assert tracemalloc.get_traced_memory()[1] < 120 * len(raw)
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=200, deadline=None)

@@ -52,7 +52,7 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
     lowest, highest = min((min(i) for i in ids if i), default=0), max((max(i) for i in ids if i), default=0)
     if lowest < 0 or highest >= vocabulary:
         wrong = lowest if lowest < 0 else highest
-        raise WireError(f"token id {wrong} is not in the model's vocabulary of {vocabulary}")
+        raise WireError(f"token id {str(wrong)[:40]} is not in the model's vocabulary of {vocabulary}")
 
 
 def _check_sampling(sampling: Sampling, limits: Limits) -> None:

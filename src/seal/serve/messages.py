@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from seal import training_config as tc
 from seal.errors import ServeError
@@ -79,6 +79,8 @@ class Limits:
     """Size of one message. Past four times this the connection is dropped unread."""
     depth: int = 12
     """Nesting of the JSON."""
+    keys: int = 100
+    """Keys of one JSON object."""
     sequences: int = 20_000
     """Training sequences."""
     questions: int = 20_000
@@ -105,6 +107,9 @@ def _not_blank(text: str) -> str:
     return text
 
 
+_T = TypeVar("_T")
+_List = Annotated[list[_T], FailFast()]
+"""Ends at its first wrong item: a message of millions of them is refused as fast as one."""
 Text = Annotated[str, AfterValidator(_utf8)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_utf8)]
@@ -122,15 +127,17 @@ class EvalQuestion(_Message):
     question: Annotated[Text, AfterValidator(_not_blank)]
     answer: Annotated[Text, AfterValidator(_not_blank)]
     """Gold answer."""
-    also: Annotated[list[Annotated[Text, AfterValidator(_not_blank)]], Field(exclude_if=lambda v: not v)] = []
+    also: Annotated[
+        _List[Annotated[Text, AfterValidator(_not_blank)]], Field(exclude_if=lambda v: not v)
+    ] = []
     """Further accepted answers. Not in the official format, so it is only sent when there are some."""
 
 
 class TTTRequest(_Message):
     """Train a temporary adapter on `train_sequences` and answer `eval_questions` without and with it."""
 
-    train_sequences: list[Text] = []
-    eval_questions: list[EvalQuestion] = []
+    train_sequences: _List[Text] = []
+    eval_questions: _List[EvalQuestion] = []
     lora_rank: tc.Rank = 32
     lora_alpha: tc.Alpha = 64
     lora_dropout: tc.Dropout = 0.0
@@ -212,8 +219,10 @@ class Shutdown(_Message):
 
 Incoming = TTTRequest | Envelope | Shutdown
 _M = TypeVar("_M", bound=BaseModel)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKET = re.compile(rb"[\[\]{}]")
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""A JSON string, or one that nothing ends; it never steps back, so time and memory grow with the bytes."""
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def digest(value: Any) -> str:
@@ -228,14 +237,18 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 def _check_depth(raw: bytes, most: int) -> None:
-    depth = 0
-    for bracket in _BRACKET.findall(_STRING.sub(b"", raw)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > most:
-            raise WireError(f"the message nests deeper than {most} levels", "send a flatter object", "limit")
+    """Before anything recursive sees it: each turn takes the innermost pairs of brackets away."""
+    brackets = _STRING.sub(b"", raw).translate(_ALIKE, _NO_BRACKETS)
+    for _ in range(most):
+        brackets = brackets.replace(b"[]", b"")
+    if b"[]" in brackets or brackets.count(b"[") > most:
+        raise WireError(f"the message nests deeper than {most} levels", "send a flatter object", "limit")
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]], most: int) -> dict[str, Any]:
+    """A JSON object with at most `most` keys, none of them twice."""
+    if len(pairs) > most:
+        raise WireError(f"an object has {len(pairs)} keys, the limit is {most}", "send fewer", "limit")
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -252,7 +265,8 @@ def parse(raw: bytes, limits: Limits) -> dict[str, Any]:
     """The JSON object in `raw`.
 
     Raises:
-        WireError: it is too large, too deep, no JSON object, names a key twice, or holds NaN or infinity.
+        WireError: it is too large, too deep, no JSON object, names a key twice or too many, or holds NaN or
+            infinity.
     """
     if len(raw) > limits.bytes:
         raise WireError(
@@ -260,7 +274,11 @@ def parse(raw: bytes, limits: Limits) -> dict[str, Any]:
         )
     _check_depth(raw, limits.depth)
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(
+            raw.decode(),
+            object_pairs_hook=lambda pairs: _object(pairs, limits.keys),
+            parse_constant=_no_constant,
+        )
     except UnicodeDecodeError as error:
         raise WireError(f"byte {error.start} is not UTF-8", "send UTF-8 JSON", "bad_json") from None
     except (ValueError, RecursionError) as error:
@@ -275,7 +293,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> WireError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "message"
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = difflib.get_close_matches(str(first["loc"][-1]), list(model.model_fields), 1)
+        near = difflib.get_close_matches(str(first["loc"][-1])[:80], list(model.model_fields), 1)
         return WireError(
             f"unknown key {where[:80]!r}", f"did you mean {near[0]!r}?" if near else "leave it out"
         )
@@ -300,6 +318,7 @@ def understand(value: dict[str, Any], limits: Limits) -> Incoming:
     if "v" in value:
         if value["v"] != PROTOCOL or isinstance(value["v"], bool):
             raise WireError(f"protocol version {value['v']!r:.40}", f"speak version {PROTOCOL}")
+        _check_lengths(value.get("request"), limits)
         envelope = _validate(Envelope, value)
         needed = {"ttt": envelope.request, "adapt": envelope.job, "cancel": envelope.target}
         if needed.get(envelope.cmd, "") is None:
@@ -312,6 +331,7 @@ def understand(value: dict[str, Any], limits: Limits) -> Incoming:
         return _validate(Shutdown, value)
     if "train_sequences" not in value and "eval_questions" not in value:
         raise WireError("neither 'train_sequences' nor 'eval_questions' is given", "send one of them")
+    _check_lengths(value, limits)
     request = _validate(TTTRequest, value)
     check_request(request, limits)
     return request
@@ -320,12 +340,19 @@ def understand(value: dict[str, Any], limits: Limits) -> Incoming:
 def within(name: str, given: float, most: float) -> None:
     """Raise `WireError` when `given` is more than `most`."""
     if given > most:
-        raise WireError(f"{name} {given:g} is over the limit of {most:g}", "ask for less", "limit")
+        shown = min(given, 10**15)  # a float cannot hold every integer
+        raise WireError(f"{name} {shown:g} is over the limit of {most:g}", "ask for less", "limit")
+
+
+def _check_lengths(request: Any, limits: Limits) -> None:
+    """Before millions of items are looked at one by one."""
+    for name, most in (("train_sequences", limits.sequences), ("eval_questions", limits.questions)):
+        items = request.get(name) if isinstance(request, dict) else None
+        if isinstance(items, list):
+            within(f"number of {name}", len(items), most)
 
 
 def check_request(request: TTTRequest, limits: Limits) -> None:
-    """Raise `WireError` where a text request is over a limit that needs no tokenizer."""
-    within("number of train_sequences", len(request.train_sequences), limits.sequences)
-    within("number of eval_questions", len(request.eval_questions), limits.questions)
+    """Raise `WireError` where the training of a text request is over a limit."""
     within("lora_rank", request.lora_rank, limits.rank)
     within("finetune_epochs", request.finetune_epochs, limits.epochs)
