@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from seal import setup, trace
 from seal.controls import Controls
 from seal.data.load_report import LoadReport
+from seal.errors import RunError
 from seal.evaluation import HeldOut, Summary
+from seal.models.checkpoint import verify_checkpoint
 from seal.models.load import load_model, require_model
 from seal.records import EditResult, Plan, PolicyUpdate, SelfEdit
 from seal.restem import FEW_UPDATES, ReSTEMOptimizer
@@ -119,6 +121,12 @@ class SEALFramework:
         """Sample the round's tasks; a pass over all of them comes before any is seen again."""
         known = self.folder.recall(Plan, "plan", str(iteration))
         if known is not None:
+            if known.policy != self.estep.policy.version:
+                raise RunError(
+                    f"round {iteration + 1} began with policy {known.policy}, and {self.config.model_name} "
+                    f"makes it {self.estep.policy.version}",
+                    "restore the model that the run began with, or begin a new run",
+                )
             return known
         count = min(self.config.tasks_per_iteration, len(self.tasks))
         chosen = sample_tasks(sorted(self.tasks), count, self.config.seed, iteration)
@@ -192,9 +200,16 @@ class SEALFramework:
         self.estep.close()
         del self.estep  # its policy leaves the memory before the next one comes
         gc.collect()
-        config = self.config
-        source = str(self.folder.path / latest.checkpoint) if latest else config.model_name
+        config, source = self.config, self.config.model_name
+        if latest:
+            source = str(self.folder.policy_folder(latest.checkpoint))
+            verify_checkpoint(source, deep=True)
         policy = load_model(source, config.device, config.dtype, config.prompts())
+        if policy.version != version:
+            raise RunError(
+                f"{source} holds policy {policy.version}, and the run went on with {version}",
+                "restore the folder from a copy, or begin a new run",
+            )
         self.estep = setup.estep(config, self.folder, self.domain, self.grader, policy)
         return self.estep
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from seal.errors import ConfigError, DataError, GenerationError
 from seal.extras import need
 from seal.lexical import is_correct
-from seal.plugins import build, is_import_path, load_object
+from seal.plugins import build, is_import_path, load_kind
 from seal.records import Question, Sampling, Verdict
 from seal.remote import RemoteModel
 from seal.thoughts import without_thoughts
@@ -203,9 +203,7 @@ def make_grader(kind: str = "lexical", **options: Any) -> Grader:
     `options` go to the constructor. Raises `ConfigError` for an unknown kind or option.
     """
     if is_import_path(kind):
-        grader = build(load_object(kind), **options)
-        if not isinstance(grader, Grader):
-            raise ConfigError(f"{kind} is not a grader", "give it grade(items) -> list of seal.grading.Grade")
+        grader: Grader = build(load_kind("seal.graders", kind, "grader", method="grade"), **options)
         return grader
     if kind not in GRADERS:
         raise ConfigError(f"unknown grader {kind!r}", f"choose one of {', '.join(GRADERS)}")

@@ -77,6 +77,23 @@ def load_named(group: str, name: str) -> Any:
         raise ConfigError(f"{name!r} ({point.value}) cannot be loaded: {error}", "repair it") from error
 
 
+def load_kind(group: str, name: str, what: str, base: type | None = None, method: str = "") -> Any:
+    """The class (or object) that `name` stands for, if it is one of `base`, or has `method`.
+
+    Nothing else is ever called: a config file from elsewhere may name any function there is.
+
+    Raises:
+        ConfigError: as `load_named`, or it is no such class.
+    """
+    found = load_named(group, name)
+    kind = found if isinstance(found, type) else type(found)
+    if base is not None and not issubclass(kind, base):
+        raise ConfigError(f"{name} is not a {what}", f"make it a subclass of seal.{base.__name__}")
+    if method and not callable(getattr(kind, method, None)):
+        raise ConfigError(f"{name} is not a {what}", f"name a class with {method}()")
+    return found
+
+
 def taken(factory: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those `options` that the signature of `factory` takes; an instance takes none."""
     if not callable(factory):

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, FailFast
+from pydantic import ConfigDict
 
+from seal.training_config import FirstError
 from seal.training_config import TrainingConfig as TrainingConfig
 
 _T = TypeVar("_T")
-Many = Annotated[tuple[_T, ...], FailFast()]
-"""A tuple. Where strangers' records are read, its first wrong item ends the check, not a million of them."""
+Many = Annotated[tuple[_T, ...], FirstError()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from seal.errors import ConfigError, DataError
 from seal.plugins import REWARDS as PLUGINS
-from seal.plugins import build, is_import_path, load_named, offered
+from seal.plugins import build, is_import_path, load_kind, offered
 from seal.records import EditResult, Performance, Reward, SelfEdit, Task, Trial
 
 
@@ -121,9 +121,9 @@ def make_reward(name: str, threshold: float = 0.0) -> BaseRewardModel:
         raise ConfigError(
             f"unknown reward {name!r}", f"choose one of {', '.join(REWARDS)}, or give package.module:Class"
         )
-    reward = build(load_named(PLUGINS, name), threshold=threshold)
-    if not isinstance(reward, BaseRewardModel):
-        raise ConfigError(f"{name} is not a reward model", "make it a subclass of seal.BaseRewardModel")
+    reward: BaseRewardModel = build(
+        load_kind(PLUGINS, name, "reward model", BaseRewardModel), threshold=threshold
+    )
     return reward
 
 

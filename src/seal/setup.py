@@ -18,7 +18,7 @@ from seal.domains.base import BaseDomain
 from seal.errors import ConfigError
 from seal.grading import Grader, make_grader
 from seal.models.window import window
-from seal.plugins import DOMAINS, LOADERS, build, load_named, taken
+from seal.plugins import DOMAINS, LOADERS, build, load_kind, taken
 from seal.prompt import contract_of
 from seal.records import BatchSize, Performance, Question, Task
 from seal.reward import BaseRewardModel, make_reward
@@ -103,12 +103,16 @@ def _passages(config: SEALConfig, split: str, limit: int | None, tally: Tally) -
 def _from_own_loader(config: SEALConfig, split: str) -> list[Task]:
     """Tasks of the user's loader. One that takes no `split` gives all, which are divided as a file is."""
     data = config.data_config
-    factory = load_named(LOADERS, data.loader or "")
+    factory = _own_loader(config)
     tasks = tasks_from_loader(build(factory, split=split, **data.options))
     if taken(factory, {"split": split}):
         return tasks
     train, val = split_tasks(tasks, VAL_SHARE)
     return train if split == "train" else val
+
+
+def _own_loader(config: SEALConfig) -> Any:
+    return load_kind(LOADERS, config.data_config.loader or "", "data loader", method="load_data")
 
 
 def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
@@ -118,7 +122,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
         ConfigError: it cannot be imported, is no `BaseDomain`, or refuses its options.
     """
     data = config.data_config
-    loaders = taken(load_named(LOADERS, data.loader), data.options) if data.loader else {}
+    loaders = taken(_own_loader(config), data.options) if data.loader else {}
     # Options of a data set that a preset named and another one replaced ask for nothing.
     loaders |= own_options(data.options)
     options = {name: value for name, value in data.options.items() if name not in loaders}
@@ -142,9 +146,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
         from seal.domains.few_shot import FewShotLearning
 
         return _built(FewShotLearning, batch_size=config.inner.batch_size, **domain_options(options))
-    domain = build(load_named(DOMAINS, config.domain), **options)
-    if not isinstance(domain, BaseDomain):
-        raise ConfigError(f"{config.domain} is not a domain", "make it a subclass of seal.BaseDomain")
+    domain: BaseDomain = build(load_kind(DOMAINS, config.domain, "domain", BaseDomain), **options)
     return domain
 
 

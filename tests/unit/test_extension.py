@@ -210,7 +210,7 @@ def test_a_loader_that_takes_the_split_and_options_of_its_own(user: ModuleType) 
         ({"domain": "my_seal:Absent"}, "module 'my_seal' has no 'Absent'"),
         ({"domain": "absent_module:X"}, "cannot import 'absent_module'"),
         ({"reward": "my_seal:NoDomain"}, "my_seal:NoDomain is not a reward model"),
-        ({"data_config.loader": "my_seal:NoDomain"}, "NoDomain has no load_data method"),
+        ({"data_config.loader": "my_seal:NoDomain"}, "my_seal:NoDomain is not a data loader"),
     ],
 )
 def test_classes_that_do_not_fit_are_one_line(

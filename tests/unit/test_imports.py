@@ -30,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "yaml_scalars",
             "sentences",
             "whole_file",
+            "cache",
             "cloze",
             "trace",
             "thoughts",

@@ -14,6 +14,13 @@ from seal.cli import main
 def resume(
     run: Annotated[Path, Argument(help="Folder of the run.")],
     log_level: Annotated[str | None, Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+    accept_settings: Annotated[
+        bool,
+        Option(
+            "--accept-settings",
+            help="Go on although config.yaml was changed, or names classes and the run was begun elsewhere.",
+        ),
+    ] = False,
 ) -> int:
     """Go on with an interrupted run, and end with the numbers it would have had uninterrupted."""
     if not (run / "config.yaml").exists() and (run / "passages").is_dir():
@@ -23,14 +30,19 @@ def resume(
         return 0
     from seal.cli._carry_out import carry_out
     from seal.config import load_config
+    from seal.errors import RunError
     from seal.recipes import pipeline
     from seal.run.folder import Run
 
     step = pipeline.step_of(run)
+    if step is not None and step.command and accept_settings:
+        Run.open(run, accept_settings=True).close()
     if step is not None and step.command:
+        if step.command[0] not in pipeline.STEPS:
+            raise RunError(f"{run}: its journal asks for seal {step.command[0]}", "begin a new run")
         os.chdir(step.place)
         return main(list(step.command))
     level = load_config(overrides={"log_level": log_level}).log_level if log_level else None
-    with Run.open(run) as opened:
+    with Run.open(run, accept_settings=accept_settings) as opened:
         carry_out(opened, level or opened.config.log_level)
     return 0

@@ -22,7 +22,7 @@ from seal.data.formats import UNANSWERABLE, Passage, Reading, from_records, read
 from seal.data.hub import HubSource, hub_rows, is_hub
 from seal.data.load_report import LoadReport, Tally
 from seal.errors import ConfigError, DataError, SealError
-from seal.plugins import build, is_import_path, load_object
+from seal.plugins import LOADERS, build, is_import_path, load_kind
 from seal.records import Question, Task
 from seal.seeds import derive
 
@@ -105,7 +105,9 @@ class DataLoader:
         elif is_hub(self.source):
             tasks = self._hub_tasks(tally)
         elif is_import_path(self.source):
-            tasks = self._divided(tasks_from_loader(load_object(self.source)))
+            tasks = self._divided(
+                tasks_from_loader(load_kind(LOADERS, self.source, "data loader", method="load_data"))
+            )
         else:
             tasks = self._chosen(self._passages(tally), self._divided, tally)
         if not tasks:

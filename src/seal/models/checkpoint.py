@@ -1,8 +1,9 @@
 """Checkpoints on disk: safetensors that transformers loads, a manifest of hashes, all or nothing.
 
 A checkpoint folder is written beside its final place and renamed, so it exists whole or not at all. Its
-`manifest.json` names every file with its SHA-256. Hashes are remembered by (path, size, mtime), so that
-checking an unchanged folder costs a few `stat` calls.
+`manifest.json` names every file with its SHA-256. Hashes are remembered by path, size and times, so that
+checking an unchanged folder costs a few `stat` calls. The time of the last change (ctime) is among them: no
+program can set it, so a file that was changed and given its old mtime back is read again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seal.cache import cache_dir as cache_dir
 from seal.errors import ModelError
 from seal.whole_file import write_whole
 
@@ -31,24 +33,17 @@ _VERSION_LENGTH = 12
 _PROVENANCE = ("transformers_version", "_name_or_path", "_commit_hash")
 
 
-def cache_dir() -> Path:
-    """Where built models and remembered hashes live: `$SEAL_CACHE`, else the platform's cache folder."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("SEAL_CACHE") or user_cache_dir("seal", appauthor=False)).expanduser()
-
-
-def file_digest(path: Path, *, trust_mtime: bool = True) -> str:
-    """SHA-256 of a file, in hex. With `trust_mtime` an unchanged file (size, mtime) is not read again.
+def file_digest(path: Path, *, trust_times: bool = True) -> str:
+    """SHA-256 of a file, in hex. With `trust_times` an unchanged file (size, times) is not read again.
 
     Raises:
         OSError: the file cannot be read. A memory that cannot be written is no error.
     """
     real = path.resolve()
     stat = real.stat()
-    stamp = [str(real), stat.st_size, stat.st_mtime_ns]
+    stamp = [str(real), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     memory = cache_dir() / "digests" / f"{hashlib.sha256(str(real).encode()).hexdigest()[:32]}.json"
-    if trust_mtime:
+    if trust_times:
         try:
             known = json.loads(memory.read_text("utf-8"))
             if known["stamp"] == stamp:
@@ -122,8 +117,6 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> str:
     """Let `write` fill a new folder, add the manifest, and put it in the place of `folder` at once."""
-    from safetensors import SafetensorError
-
     if folder.exists() and not (folder.is_dir() and _replaceable(folder)):
         raise ModelError(f"{folder} exists and is not a checkpoint", "choose another folder")
     staging: Path | None = None
@@ -133,14 +126,14 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> str:
         staging.chmod(0o755)
         write(staging)
         files = sorted(p for p in staging.rglob("*") if p.is_file())
-        hashes = {p.relative_to(staging).as_posix(): file_digest(p, trust_mtime=False) for p in files}
+        hashes = {p.relative_to(staging).as_posix(): file_digest(p, trust_times=False) for p in files}
         write_whole(staging / MANIFEST, json.dumps({"files": hashes}, indent=1) + "\n")
         for path in [*files, staging / MANIFEST]:
             path.chmod(0o644)  # the safetensors writer and mkstemp leave 0600
             _fsync(path)
         _fsync(staging)
         _swap(staging, folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # safetensors and tokenizers raise their own, the latter bare `Exception`
         raise ModelError(
             f"cannot write the checkpoint {folder}: {one_line(error)}",
             "free disk space or choose a folder that you can write to",
@@ -189,16 +182,23 @@ def _whole(folder: Path) -> bool:
 def verify_checkpoint(folder: str | Path, *, deep: bool = False) -> str:
     """Check a checkpoint against its manifest and return its version.
 
-    Files whose size and mtime have not changed since they were last hashed are trusted, unless `deep`.
+    Files whose size and times have not changed since they were last hashed are trusted, unless `deep`.
 
     Raises:
-        ModelError: no manifest, or a file that is missing or differs from it.
+        ModelError: no manifest, or a file that is missing, differs from it or is not in it.
     """
     folder = Path(folder)
     try:
         expected = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+        there = {n.as_posix() for n in names if not any(part.startswith(".") for part in n.parts)}
+        strange = sorted(there - {MANIFEST, *expected})
+        if strange:
+            raise ModelError(f"{folder} holds {strange[0]}, which its manifest does not name", _RESTORE)
         for name, digest in expected.items():
-            if file_digest(folder / name, trust_mtime=not deep) != digest:
+            if name not in there:
+                raise ModelError(f"{folder} is no complete checkpoint: {name} is missing", _RESTORE)
+            if file_digest(folder / name, trust_times=not deep) != digest:
                 raise ModelError(f"{folder / name} is damaged: its SHA-256 is not the manifest's", _RESTORE)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder} is no complete checkpoint: {one_line(error)}", _RESTORE) from error

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: A passage of the data file, and the task that measures it.
 Pair = tuple[Article, Task]
+#: Commands that a run folder may ask for when it is taken up again.
+STEPS = ("make-data", "query", "cpt", "continual")
 #: Settings that may differ when work is taken up again.
 _FREE = {"device", "log_level", "output_dir", "inner.workers"}
 

@@ -28,6 +28,7 @@ from seal.records import (
     Trial,
     baseline_key,
 )
+from seal.run import fingerprint
 from seal.run.codec import decode
 from seal.run.folder import read_config
 from seal.run.journal import Journal, Row
@@ -186,6 +187,7 @@ def read_tasks(config: SEALConfig) -> tuple[dict[str, Task], str]:
     from seal.setup import load_data
 
     try:
+        fingerprint.check_classes(config, Path(config.output_dir))
         data = load_data(config)
     except (SealError, OSError) as error:
         return {}, str(error)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from seal.errors import ConfigError, RunError
-from seal.run import environment
+from seal.run import environment, fingerprint
 from seal.run.codec import decode
 from seal.run.journal import Journal
 from seal.run.progress import Progress, silent
@@ -27,6 +28,9 @@ from seal.whole_file import write_whole
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+_POLICY = re.compile(r"checkpoints/policy-\d+")
+_PARTIAL = re.compile(r"\.policy-\d+\.(old\.)?\w{8}")
+"""Folders that `models.checkpoint` writes a policy in before it has its name."""
 
 
 class Run:
@@ -70,7 +74,8 @@ class Run:
                 journal.close()
                 raise
             try:
-                write_whole(path / "config.yaml", config.to_yaml())
+                write_whole(path / "config.yaml", fingerprint.signed(config.to_yaml()))
+                fingerprint.remember(config)
                 run._make_folders()
                 run._note_environment()
             except BaseException:
@@ -83,21 +88,32 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | Path, *, accept_settings: bool = False) -> Run:
         """Open a run to go on with it.
 
+        Args:
+            accept_settings: take its settings although they were changed since the run began, or name classes
+                and the run was begun elsewhere.
+
         Raises:
-            RunError: it is no run, another process has it open, or its journal is corrupt.
+            RunError: it is no run, another process has it open, a file of it is corrupt or a link, or its
+                settings were not accepted.
         """
         path = Path(path)
-        config = read_config(path)
+        config = read_config(path, accept_settings=accept_settings)
+        if not accept_settings:
+            fingerprint.check_classes(config, path)
+        _refuse_links(path)
         try:
             journal = Journal(path / "journal.jsonl")
             try:
                 run = cls(path, config, journal)
+                if accept_settings:
+                    text = (path / "config.yaml").read_text("utf-8")
+                    write_whole(path / "config.yaml", fingerprint.signed(fingerprint.unsigned(text)))
+                    fingerprint.remember(config)
                 run._make_folders()
-                for partial in run.checkpoints.glob(".*"):
-                    shutil.rmtree(partial)  # what a killed process left of a policy it was writing
+                run._clear_partial()
                 run._note_environment()
             except BaseException:
                 journal.close()
@@ -126,7 +142,17 @@ class Run:
         """Delete the policies of earlier rounds, all but the newest `count` that the journal knows."""
         rows = [row.data["checkpoint"] for row in self.journal.rows("update") if row.data["checkpoint"]]
         for checkpoint in rows[:-count]:
-            shutil.rmtree(self.path / checkpoint, ignore_errors=True)
+            shutil.rmtree(self.policy_folder(checkpoint), ignore_errors=True)
+
+    def policy_folder(self, checkpoint: str) -> Path:
+        """Where the policy lies that the journal calls `checkpoint`.
+
+        Raises:
+            RunError: the name leads elsewhere than to the run's own policies.
+        """
+        if not _POLICY.fullmatch(checkpoint):
+            raise RunError(f"{self.path}: the journal names a policy {checkpoint!r:.80}", "begin a new run")
+        return self.path / checkpoint
 
     def close(self) -> None:
         """Let another process open the run."""
@@ -160,10 +186,16 @@ class Run:
         self.checkpoints.mkdir(exist_ok=True)
         self.logs.mkdir(exist_ok=True)
 
+    def _clear_partial(self) -> None:
+        """Delete what a killed process left of a policy that it was writing, and nothing else."""
+        for entry in self.checkpoints.iterdir():
+            if _PARTIAL.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+
     def _note_environment(self) -> None:
         now = environment.describe(self.config.device)
         files = sorted(self.path.glob("environment*.json"), key=lambda file: (len(file.name), file.name))
-        seen = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        seen = [facts for file in files if (facts := _facts(file)) is not None]
         if now in seen:
             return
         name = f"environment-{len(files) + 1}.json" if files else "environment.json"
@@ -173,17 +205,43 @@ class Run:
             log.warning("the run began on another set-up (%s differs): numbers may differ too", changed)
 
 
-def read_config(path: str | Path) -> SEALConfig:
-    """The settings of the run at `path`. Raises `RunError` when it is no run, `ConfigError` when damaged."""
+def read_config(path: str | Path, *, accept_settings: bool = False) -> SEALConfig:
+    """The settings of the run at `path`.
+
+    Raises:
+        RunError: it is no run, or its settings are damaged or (unless `accept_settings`) were changed.
+    """
     file = Path(path) / "config.yaml"
     if not file.is_file():
         raise RunError(
             f"{path}: not a run folder, config.yaml is missing", "give the folder that a run printed"
         )
     try:
-        return SEALConfig.from_yaml(file)
+        config = SEALConfig.from_yaml(file)
     except ConfigError as error:
         raise RunError(error.message, "restore the file, or use the version that began the run") from None
+    if not accept_settings:
+        fingerprint.check_sum(file)
+    return config
+
+
+def _facts(file: Path) -> dict[str, Any] | None:
+    """What a set-up file says; None, with a word, where it is damaged: nothing is computed from it."""
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(facts, dict):
+            return facts
+    except ValueError:
+        pass
+    log.warning("%s is damaged: what the run began on is not known", file)
+    return None
+
+
+def _refuse_links(path: Path) -> None:
+    """A run reads and writes in its own folder only, whoever packed it."""
+    for name in ("config.yaml", "checkpoints", "logs", "logs/seal.jsonl"):
+        if (path / name).is_symlink():
+            raise RunError(f"{path / name}: is a link", "put what it points to in its place")
 
 
 def next_free(path: str | Path) -> Path:

@@ -9,6 +9,7 @@ leaves whole lines and at most one torn line at the end, which the next opening 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -58,14 +59,22 @@ class Journal:
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
         if not self.path.parent.is_dir():
             raise RunError(f"{self.path.parent}: no such folder", "give the folder of a run")
+        self._aside = self.path.with_name(self.path.name + ".torn")
+        for file in (self.path, self._aside, Path(self._lock.lock_file)):
+            if file.is_symlink():
+                raise RunError(f"{file}: is a link", "put the file in its place: a run writes nowhere else")
+        self._file = -1
         try:
             self._lock.acquire()
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except Timeout:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+            # The lock file may be deleted under a process that is stopped; the journal's own lock cannot.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (Timeout, BlockingIOError):
+            self.close()
             fix = "wait for it to end, or end it; `seal watch` and `seal report` may read meanwhile"
             raise RunError(f"{self.path.parent}: another process has this run open", fix) from None
         except OSError as error:
-            self._lock.release()
+            self.close()
             raise RunError(f"{self.path}: cannot be opened: {error.strerror}", "check the folder") from None
         try:
             self._load()
@@ -136,15 +145,14 @@ class Journal:
         self._size = good
         if good == len(content):
             return
-        aside = self.path.with_name(self.path.name + ".torn")
-        with aside.open("ab") as out:
+        with self._aside.open("ab") as out:
             out.write(content[good:] + b"\n")
             out.flush()
             os.fsync(out.fileno())
         os.ftruncate(self._file, good)
         os.fsync(self._file)
         self.notice = (
-            f"{self.path}: the last line was torn and is kept in {aside.name}; it will be done again"
+            f"{self.path}: the last line was torn and is kept in {self._aside.name}; it will be done again"
         )
         log.warning(self.notice)
 
@@ -156,6 +164,7 @@ class Journal:
         """Append a whole line or nothing."""
         if self._file < 0:
             raise RunError(f"{self.path}: the journal is closed", "open the run again")
+        self._check_alone()
         try:
             rest = memoryview(line)
             while rest:
@@ -171,6 +180,24 @@ class Journal:
             fix = "free some space" if full else "check the disk"
             raise RunError(f"{self.path}: {cause}", f"{fix}, then `seal resume {self.path.parent}`") from None
         self._size += len(line)
+
+    def _check_alone(self) -> None:
+        """Refuse to write where another file took the journal's place, or another process wrote to it."""
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            there = None
+        here = os.fstat(self._file)
+        if there is None or (there.st_dev, there.st_ino, there.st_size) != (
+            here.st_dev,
+            here.st_ino,
+            self._size,
+        ):
+            self.close()
+            raise RunError(
+                f"{self.path}: was changed by another process while this one had it open",
+                f"let one process have the run, then `seal resume {self.path.parent}`",
+            )
 
 
 def _line(row: Row) -> bytes:

@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seal import training_config as tc
 from seal.errors import ServeError
@@ -108,8 +108,7 @@ def _not_blank(text: str) -> str:
 
 
 _T = TypeVar("_T")
-_List = Annotated[list[_T], FailFast()]
-"""Ends at its first wrong item: a message of millions of them is refused as fast as one."""
+_List = Annotated[list[_T], tc.FirstError()]
 Text = Annotated[str, AfterValidator(_utf8)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_utf8)]

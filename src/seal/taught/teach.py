@@ -315,4 +315,4 @@ def _watched(jobs: Sequence[AdaptJob], progress: Progress) -> Iterator[AdaptJob 
 def _digest(folder: Path) -> str:
     from seal.models.checkpoint import file_digest
 
-    return file_digest(folder / "adapter_model.safetensors", trust_mtime=False)
+    return file_digest(folder / "adapter_model.safetensors", trust_times=False)
