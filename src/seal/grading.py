@@ -215,9 +215,12 @@ def make_grader(kind: str = "lexical", **options: Any) -> Grader:
 
 
 def parse_yes_no(reply: str) -> bool:
-    """Whether a judge's reply says yes; anything but a leading yes or no raises an error."""
+    """Whether a judge's reply says yes; anything but that one word, yes or no, raises an error.
+
+    "No, I could not evaluate this" is no verdict, and no list of such excuses would ever be complete.
+    """
     text = without_thoughts(reply)
-    match = re.match(r"\W*(yes|no)\b", text, re.IGNORECASE)
+    match = re.fullmatch(r"[\W_]*(yes|no)[\W_]*", text, re.IGNORECASE)
     if not match:
         raise _Unparsable(f"the reply is neither yes nor no: {' '.join(text.split())[:60]!r}")
     return match[1].lower() == "yes"

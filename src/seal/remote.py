@@ -3,16 +3,18 @@
 The self-edits' generator and the judge share it; when to try again is theirs to say. Servers differ in what
 they take: a parameter that one refuses by name is renamed or left out, with a word in the log, and what that
 server takes is remembered. What is no completion (a web page, a stream, an empty or cut reply) is never
-taken for one.
+taken for one. A request has one deadline, however slowly a reply comes; a reply has a greatest size; and a
+redirect is not followed: another host was not asked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -23,6 +25,9 @@ from seal.extras import need
 log = logging.getLogger(__name__)
 
 OPENAI = "https://api.openai.com/v1"
+MOST_BYTES = 32 * 2**20
+"""Size of a reply; a completion of a hundred thousand tokens has a hundredth of it."""
+_API = Literal["chat", "completions"]
 _CHECK = "check the address (most end in /v1) and what runs there"
 #: Words with which servers refuse a parameter as such, and not its value's size.
 _REFUSES = re.compile(
@@ -61,7 +66,7 @@ class RemoteModel:
         model: the server's name for the model.
         base_url: for example `http://127.0.0.1:8000/v1`; empty means OpenAI's own.
         api_key_env: variable that holds the key; empty for servers that need none.
-        timeout: seconds one request may take.
+        timeout: seconds one request may take, from its start to the last byte of the reply.
         what: how messages call it, before its name.
 
     Raises:
@@ -79,16 +84,11 @@ class RemoteModel:
             raise ConfigError(
                 f"the environment variable {api_key_env} is not set", "export it with the API key"
             )
-        OpenAI = need("openai", "asking a model behind an API").OpenAI
+        need("openai", "asking a model behind an API")
         self.model = model
         self.where = f"{what}{model} at {parts.netloc.rpartition('@')[2] or 'api.openai.com'}"
         self._refused: set[str] = set()
-        self._client = OpenAI(
-            base_url=base_url or OPENAI,
-            api_key=self._key or "none",  # the client insists on one; servers without keys ignore it
-            timeout=timeout,
-            max_retries=0,  # whoever asks tries again
-        )
+        self._base_url, self._timeout = base_url or OPENAI, timeout
 
     def chat(self, text: str, max_tokens: int, **settings: Any) -> Reply:
         """The reply to one user's message, to which the server applies its chat template.
@@ -98,8 +98,7 @@ class RemoteModel:
             openai.APIError: an outage, or the server refused the request; see `reason`.
         """
         message = [{"role": "user", "content": text}]
-        create = self._client.chat.completions.with_raw_response.create
-        body = self._send(create, max_tokens, {"messages": message, **settings})
+        body = self._send("chat", max_tokens, {"messages": message, **settings})
         return self._reply(body, lambda choice: _field(choice.get("message"), "content"))
 
     def complete(self, prompt: str, start: str | None, max_tokens: int, **settings: Any) -> Reply:
@@ -108,16 +107,13 @@ class RemoteModel:
         A server that cannot be told to add no special tokens gets it without, and adds its own; so does every
         server where `start` is None.
         """
-        create = self._client.completions.with_raw_response.create
         request = {"prompt": prompt, **settings}
         if start is not None:
             request |= {"prompt": start + prompt, "add_special_tokens": False}
-        body = self._send(create, max_tokens, request, plain=prompt)
+        body = self._send("completions", max_tokens, request, plain=prompt)
         return self._reply(body, lambda choice: choice.get("text"))
 
-    def _send(
-        self, create: Callable[..., Any], max_tokens: int, request: Mapping[str, Any], plain: str = ""
-    ) -> str:
+    def _send(self, api: _API, max_tokens: int, request: Mapping[str, Any], plain: str = "") -> str:
         """The body of the reply to `request`, less what this server has refused."""
         import openai
 
@@ -130,12 +126,51 @@ class RemoteModel:
                 limit = {"max_completion_tokens": max_tokens + _THINKING_ROOM}
             extra = {key: settings.pop(key) for key in (*_EXTRA,) if key in settings}
             try:
-                raw = create(model=self.model, extra_body=extra or None, **limit, **settings)
+                return self._in_time(
+                    self._post(api, model=self.model, extra_body=extra or None, **limit, **settings)
+                )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 if not self._adapt(self.reason(error), {*limit, *settings, *extra}):
                     raise
-            else:
-                return str(raw.text)
+            except openai.APIConnectionError as error:
+                if isinstance(error.__cause__, GenerationError):  # ours, raised within the client
+                    raise error.__cause__ from None
+                raise
+
+    def _in_time(self, reply: Coroutine[Any, Any, str]) -> str:
+        import httpx2
+        import openai
+
+        try:
+            return asyncio.run(asyncio.wait_for(reply, self._timeout))
+        except TimeoutError:
+            raise openai.APITimeoutError(httpx2.Request("POST", self._base_url)) from None
+
+    async def _post(self, api: _API, **request: Any) -> str:
+        """The body of the reply. Each request has its own client, so its connection ends with it."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        http = DefaultAsyncHttpxClient(
+            follow_redirects=False,
+            headers={"accept-encoding": "identity"},
+            event_hooks={"response": [self._bound]},
+        )
+        async with AsyncOpenAI(
+            base_url=self._base_url,
+            api_key=self._key or "none",  # the client insists on one; servers without keys ignore it
+            timeout=self._timeout,
+            max_retries=0,  # whoever asks tries again
+            http_client=http,
+        ) as client:
+            endpoint: Any = client.chat.completions if api == "chat" else client.completions
+            raw = await endpoint.with_raw_response.create(**request)
+            return str(raw.text)
+
+    async def _bound(self, response: Any) -> None:
+        """Before its body is read: give a reply a greatest size."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise self._no_completion("a compressed reply, which was not asked for")
+        response.stream = _bounded(response.stream, self._no_completion("more than 32 MiB"))
 
     def _adapt(self, reason: str, sent: set[str]) -> bool:
         """Whether the server refused a parameter that the request can do without; then it will."""
@@ -194,6 +229,25 @@ class RemoteModel:
         if self._key:
             text = text.replace(self._key, "***")
         return re.sub(r"\b(sk-|Bearer )\S+", "***", text)[:300]
+
+
+def _bounded(stream: Any, error: GenerationError) -> Any:
+    """The bytes of a reply, up to `MOST_BYTES`; then `error`."""
+    from httpx2 import AsyncByteStream
+
+    class Bounded(AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in stream:
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise error
+                yield part
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Bounded()
 
 
 #: Parameters that OpenAI's own client does not know.

@@ -275,6 +275,10 @@ def test_trouble_is_retried(trouble: str | int) -> None:
         (401, "status 401", 1),
         ("maybe", "neither yes nor no: 'maybe'", 3),
         ("yesterday", "neither yes nor no", 3),
+        ("No, I could not evaluate this: upstream timed out", "neither yes nor no", 3),
+        ("Yes. Error: the model is overloaded", "neither yes nor no", 3),
+        ("no\nyes", "neither yes nor no", 3),
+        (307, "status 307", 1),
     ],
 )
 def test_lasting_trouble_is_an_error_and_never_wrong(reply: str | int, note: str, tries: int) -> None:

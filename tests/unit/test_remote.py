@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +30,7 @@ from seal.remote import RemoteModel
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=32)
 TASK = Task("t", "Vell has forty lamps.", (Question("How many?", "forty"),), "Vell")
+ASKED = Question("Who?", "Ada")
 SAID = "The lamps of Vell burn osk oil.\nThere are forty lamps."
 
 
@@ -130,6 +135,115 @@ def test_what_is_no_completion_is_no_verdict(server: Server, kind: str) -> None:
     assert grade.verdict is Verdict.ERROR
     assert any(part in grade.note for part in why.split("|"))
     assert grade.note.startswith("judge j at 127.0.0.1")
+
+
+# --- slow, huge, elsewhere -------------------------------------------------------------------------------
+
+
+@contextmanager
+def raw_server(send: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that reads what comes first and then does `send`, until its client has left; its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.settimeout(10)
+            connection.recv(65536)
+            send(connection)
+            connection.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threads.append(threading.Thread(target=answer, args=(connection,), daemon=True))
+                threads[-1].start()
+
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for thread in (accepting, *threads):
+            thread.join(20)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNK = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+
+
+def trickled_head(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
+def trickled_body(connection: socket.socket) -> None:
+    connection.sendall(HEAD)
+    while True:
+        connection.sendall(b"1\r\n \r\n")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("send", [trickled_head, trickled_body])
+def test_a_reply_that_trickles_ends_with_its_deadline(send: Callable[[socket.socket], None]) -> None:
+    with raw_server(send) as url:
+        began = time.monotonic()
+        (grade,) = JudgeGrader(url, "j", timeout=0.5, attempts=2, backoff=0).grade([(ASKED, "Ada")])
+        assert time.monotonic() - began < 30  # the server would go on for ever
+    assert grade.verdict is Verdict.ERROR
+    assert "Timeout" in grade.note
+
+
+def huge(connection: socket.socket) -> None:
+    connection.sendall(HEAD)
+    while True:
+        connection.sendall(CHUNK)
+
+
+def huge_error(connection: socket.socket) -> None:
+    connection.sendall(HEAD.replace(b"200 OK", b"400 Bad Request"))
+    while True:
+        connection.sendall(CHUNK)
+
+
+@pytest.mark.parametrize("send", [huge, huge_error])
+def test_a_huge_reply_is_not_read_to_its_end(
+    send: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seal.remote.MOST_BYTES", 2**22)
+    with raw_server(send) as url:
+        (grade,) = JudgeGrader(url, "j", timeout=60, attempts=1).grade([(ASKED, "Ada")])
+        with pytest.raises(GenerationError, match="more than 32 MiB"):
+            OpenAIGenerator("m", url, timeout=60, attempts=1).generate(["Say:"], SAMPLING, [1])
+    assert grade.verdict is Verdict.ERROR
+    assert "more than 32 MiB" in grade.note
+
+
+def test_a_compressed_reply_is_not_unpacked() -> None:
+    packed = gzip.compress(b" " * 2**24)
+    head = HEAD.replace(b"transfer-encoding: chunked", b"content-encoding: gzip")
+    with raw_server(lambda connection: connection.sendall(head + packed)) as url:
+        (grade,) = JudgeGrader(url, "j", timeout=60, attempts=1).grade([(ASKED, "Ada")])
+    assert grade.verdict is Verdict.ERROR
+    assert "compressed" in grade.note
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed(server: Server, status: int) -> None:
+    server.answer = lambda _: (200, JSON, reply("yes"))
+    place = f"{server.url}/chat/completions"
+    head = f"HTTP/1.1 {status} Moved\r\nlocation: {place}\r\ncontent-length: 0\r\n\r\n".encode()
+    with raw_server(lambda connection: connection.sendall(head)) as url:
+        (grade,) = JudgeGrader(url, "j", attempts=1).grade([(ASKED, "Ada")])
+        with pytest.raises(GenerationError, match=f"status {status}"):
+            OpenAIGenerator("m", url, attempts=1).generate(["Say:"], SAMPLING, [1])
+    assert grade.verdict is Verdict.ERROR
+    assert server.seen == []
 
 
 @pytest.mark.parametrize(
