@@ -446,6 +446,105 @@ def test_a_lost_server_is_found_again_and_nothing_trains_twice(tiny: Any, tmp_pa
     assert trained + again == 6
 
 
+def test_a_server_that_is_ended_and_started_again_costs_its_driver_nothing(tiny: Any, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    servers: list[tuple[TTTServer, threading.Thread, HeldLoop]] = []
+
+    def start() -> HeldLoop:
+        inner = HeldLoop()
+        store = Store(tmp_path / "store.sqlite", "p")
+        server = TTTServer(inner, Requests(tiny()), ServerSettings(port=port), store)
+        servers.append((server, threading.Thread(target=server.run, daemon=True), inner))
+        servers[-1][1].start()
+        return inner
+
+    def end() -> None:
+        server, thread, inner = servers[-1]
+        server.stop()
+        inner.gate.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+    inner = start()
+    inner.gate.clear()  # one pass runs; what comes meanwhile waits, and is refused when the server ends
+    outcomes: list[AdaptOutcome] = []
+    jobs = [_job(f"j{n}", seed=n) for n in range(12)]
+    link = Link(f"tcp://127.0.0.1:{port}", silence_s=0.5, attempts=60, window=6)
+    driver = threading.Thread(target=lambda: outcomes.extend(RemoteInnerLoop(link).run(jobs)), daemon=True)
+    driver.start()
+    until(lambda: len(servers[-1][0].scheduler.pending) == 6)
+    end()
+    for _ in range(2):
+        inner = start()
+        until(lambda inner=inner: inner.seen or not driver.is_alive())
+        end()
+    start()
+    driver.join(60)
+    end()
+    assert sorted(o.job_id for o in outcomes) == sorted(job.id for job in jobs)
+    assert [o.error for o in outcomes] == [None] * 12
+    assert sum(len(taken) for _, _, loop in servers for taken in loop.seen) == 12
+
+
+def test_a_repeat_after_a_restart_is_a_new_one(tiny: Any, tmp_path: Path) -> None:
+    texts = []
+    for _ in range(2):
+        with serving(tiny, store=Store(tmp_path / "store.sqlite", "p")) as (address, _, _server):
+            texts += [ask(address, REQUEST)["adapter_texts"][0] for _ in range(2)]
+    assert len(set(texts)) == 4
+
+
+def test_a_damaged_reply_is_never_sent(tmp_path: Path) -> None:
+    """Every twentieth bit of a store: the reply as it was, none at all, or a typed error."""
+    path = tmp_path / "store.sqlite"
+    store = Store(path, "p")
+    store.put("k", "d", b"the reply " * 30)
+    store.close()
+    whole = path.read_bytes()
+    found = {"same": 0, "none": 0, "error": 0}
+    for bit in range(0, 8 * len(whole), 641):
+        at = bit // 8
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << bit % 8)]) + whole[at + 1 :])
+        try:
+            store = Store(path, "p")
+        except ServeError:
+            found["error"] += 1
+            continue
+        try:
+            body = store.get("k", "d")
+            assert body in (None, b"the reply " * 30), bit
+            found["none" if body is None else "same"] += 1
+        except ServeError:
+            found["error"] += 1
+        finally:
+            store.close()
+    assert found["none"]
+    assert found["error"]
+
+
+def test_a_damaged_reply_is_forgotten_and_kept_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite", "p")
+    store.put("k", "d", b"good")
+    store._db.execute("UPDATE kept SET body = ?", (b"evil",))
+    assert store.get("k", "d") is None
+    assert len(store) == 0
+    store.put("k", "d", b"good")
+    assert store.get("k", "d") == b"good"
+    store.close()
+
+
+def test_a_store_that_breaks_while_it_serves_is_an_error_for_the_request_alone(
+    tiny: Any, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store.sqlite", "p")
+    with serving(tiny, store=store) as (address, _, _server):
+        store._db.execute("DROP TABLE kept")
+        assert "InternalError: the store" in ask(address, {**REQUEST, "key": "k"})["error"]
+        assert ask(address, envelope("health"))["ok"]
+
+
 def test_leaving_early_cancels_what_waits(tiny: Any) -> None:
     with serving(tiny) as (address, inner, _):
         inner.gate.clear()

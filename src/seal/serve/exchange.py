@@ -21,6 +21,7 @@ log = logging.getLogger("seal.serve")
 T = TypeVar("T")
 SILENT = "silent"
 """Code of the error reply that stands for a server that says nothing."""
+_NOT_NOW = ("busy", "shutting_down")
 _TELL_S = 20.0
 """Seconds between two lines about progress."""
 
@@ -80,6 +81,12 @@ class Exchange(Generic[T]):
             found = list(self._take(self._socket.recv_multipart()[-1]))
         elif time.monotonic() - self._heard > self._link.silence_s:
             self._heard, self._attempts = time.monotonic(), self._attempts - 1
+            if self._attempts == self._link.attempts - 1:
+                log.warning(
+                    "%s is silent; it is waited for, up to %.0f min more",
+                    self._link.endpoint,
+                    self._attempts * self._link.silence_s / 60,
+                )
             if self._attempts <= 0:
                 found = [(handle, self._silent()) for handle, _ in self._open.values()]
                 self._open = {}
@@ -123,7 +130,7 @@ class Exchange(Generic[T]):
         if reply.get("type") == "progress":
             self._tell(reply)
             return
-        if reply.get("code") == "busy":
+        if reply.get("code") in _NOT_NOW:  # a server that ends is waited for: it may come back
             self._later[name] = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, 2.0)
             return

@@ -21,12 +21,13 @@ class Link:
     """Where a server is and how patient its client.
 
     Without a word from the server for `silence_s` seconds (it beats every two) the client connects anew and
-    sends again what is open; after `attempts` such times in a row it gives up.
+    sends again what is open; after `attempts` such times in a row (ten minutes) it gives up. So a server may
+    be stopped and started again under its clients.
     """
 
     endpoint: str
     silence_s: float = 30.0
-    attempts: int = 4
+    attempts: int = 20
     window: int = 32
     """Requests under way at once."""
     deadline_s: float | None = None

@@ -29,9 +29,6 @@ from seal.serve.store import Store
 
 log = logging.getLogger("seal.serve")
 
-_MOST_REPEATS = 10_000
-"""Official requests whose number of repeats is remembered; the oldest are forgotten first."""
-
 
 class Scheduler:
     """Accepts work and answers it.
@@ -56,7 +53,6 @@ class Scheduler:
         self.pending = PendingRequests(send)
         self._send = send
         self._serial = itertools.count()
-        self._repeats: dict[str, int] = {}
         self._engine = EngineThread(
             inner, self._wanted, self._set_running, self._post, lambda: self._preparation.busy
         )
@@ -88,11 +84,9 @@ class Scheduler:
             self.accept_text(subscriber, request)
             return
         digest = request.digest()
-        repeat = self._repeats.get(digest, 0)
+        repeat = self.store.repeats(digest)
         self.accept_text(subscriber, request, derive(self.settings.seed, digest, repeat))
-        self._repeats[digest] = repeat + 1
-        if len(self._repeats) > _MOST_REPEATS:
-            self._repeats.pop(next(iter(self._repeats)))
+        self.store.count_repeat(digest)
 
     def accept_job(self, subscriber: Subscriber, job: AdaptJob, key: str | None) -> None:
         """A job in the engine's terms. Raises `WireError`."""

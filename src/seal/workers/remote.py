@@ -11,7 +11,6 @@ from seal.serve.link import Link
 from seal.workers.protocol import Died, Done, Event, Outcome
 
 _HEALTH = -1
-_GONE = (SILENT, "shutting_down")
 
 
 class RemoteWorker:
@@ -48,7 +47,7 @@ class RemoteWorker:
         if self._exchange is None:
             return events
         for (batch, job_id), reply in self._exchange.step(0):
-            if reply.get("code") in _GONE:
+            if reply.get("code") == SILENT:
                 self.close()
                 return [*events, Died(str(reply["error"]), for_good=batch == _HEALTH)]
             if batch == _HEALTH:
