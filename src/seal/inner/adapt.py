@@ -23,6 +23,7 @@ from seal.inner.packing import pack
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
 from seal.inner.stack import AdapterStack, Slot
+from seal.inner.transfer import on_device
 from seal.records import AdaptJob, TrainingSequence
 from seal.schedule import learning_rate, step_sequences, total_steps
 from seal.seeds import derive
@@ -75,7 +76,6 @@ class Fit:
         self.total = total_steps(len(job.sequences), training)
         self.losses: list[float] = []
         self.tokens, self.seconds = 0, 0.0
-        self.loss: Tensor | float = 0.0
 
     @property
     def done(self) -> bool:
@@ -87,38 +87,42 @@ class Fit:
         rows = [self.job.sequences[i] for i in next(self._steps)]
         weight = 1.0 / sum(len(row.labelled()) for row in rows)
         step = len(self.losses)
-        self.loss = 0.0
         self.tokens += sum(len(row.ids) for row in rows)
         seeds = [derive(self.job.seed, "dropout", step, i) for i in range(len(rows))]
         return [_Row(self, row, weight, seed) for row, seed in zip(rows, seeds, strict=True)]
 
-    def step(self) -> None:
-        """One AdamW step from the gathered gradient.
-
-        Raises:
-            AdaptError: the loss or the gradient is not finite.
-        """
+    def step(self) -> Tensor:
+        """One AdamW step from the gathered gradient, whose norm is returned without waiting for it."""
         training, grad = self.job.training, self._parameter.grad
         assert grad is not None
-        loss, norm = float(self.loss), float(torch.linalg.vector_norm(grad))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise AdaptError(
-                f"the loss became {loss} at step {len(self.losses) + 1} of {self.total}"
-                f" (learning rate {training.learning_rate:g})",
-                "lower the learning rate",
-            )
-        excess = (norm + 1e-6) / training.max_grad_norm if training.max_grad_norm else 0.0  # clip_grad_norm_
-        # What torch's GradScaler hands to a fused optimiser: it divides the gradient in the same sweep. It is
-        # always fp32, which would be too coarse for fp64 weights.
+        norm: Tensor = torch.linalg.vector_norm(grad)
         scale = None
-        if excess > 1 and grad.dtype == torch.float32:
-            scale = torch.tensor(excess, device=grad.device)
-        elif excess > 1:
-            grad.div_(excess)
+        if training.max_grad_norm:
+            scale = ((norm + 1e-6) / training.max_grad_norm).clamp_(min=1)  # clip_grad_norm_
+            if grad.dtype != torch.float32:  # too fine for the optimiser's scale, which is always fp32
+                grad.div_(scale)
+                scale = None
+            elif grad.device.type == "cpu" and float(scale) == 1:
+                scale = None  # reading it costs nothing here, dividing by it a sweep
+        # What torch's GradScaler hands to a fused optimiser: it divides the gradient in the same sweep.
         self._optimizer.grad_scale = scale  # type: ignore[attr-defined]
         self._optimizer.param_groups[0]["lr"] = learning_rate(training, len(self.losses), self.total)
         self._optimizer.step()
         self.place.stack.put(self.place.slot, self.adapter)
+        return norm
+
+    def stepped(self, loss: float, norm: float) -> None:
+        """Take note of a step's loss and gradient norm.
+
+        Raises:
+            AdaptError: one of them is not finite.
+        """
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise AdaptError(
+                f"the loss became {loss} at step {len(self.losses) + 1} of {self.total}"
+                f" (learning rate {self.job.training.learning_rate:g})",
+                "lower the learning rate",
+            )
         self.losses.append(loss)
 
     def finish(self, error: SealError | None = None) -> Trained:
@@ -262,13 +266,18 @@ def _round(runtime: Runtime, active: Sequence[Fit], token_budget: int) -> Iterat
     started = time.perf_counter()
     steps = [fit.next_rows() for fit in active]
     tokens = [sum(len(row.row.ids) for row in rows) for rows in steps]
+    losses_N = torch.zeros(len(active), dtype=runtime.state_dtype, device=runtime.device)
+    number = {id(fit): i for i, fit in enumerate(active)}
     with runtime.active():
         for rows, accumulate in _passes(steps, token_budget):
-            _forward_backward(runtime, rows, accumulate)
+            fits, losses = _forward_backward(runtime, rows, accumulate)
+            losses_N.index_add_(0, on_device([number[id(fit)] for fit in fits], runtime.device), losses)
+    norms_N = torch.stack([fit.step() for fit in active])
+    read = torch.stack([losses_N, norms_N]).tolist()  # the one time that a round waits for the device
     ended: list[tuple[Fit, AdaptError | None]] = []
-    for fit in active:
+    for fit, loss, norm in zip(active, *read, strict=True):
         try:
-            fit.step()
+            fit.stepped(loss, norm)
         except AdaptError as error:
             ended.append((fit, error))
         else:
@@ -314,8 +323,8 @@ def _cut(rows: Sequence[_Row], token_budget: int) -> Iterator[list[_Row]]:
     yield chunk
 
 
-def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool) -> None:
-    """One pass. Brings each job's share to its gradient and to `fit.loss`."""
+def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool) -> tuple[list[Fit], Tensor]:
+    """One pass. Brings each job's share to its gradient; returns the jobs and their shares of the loss."""
     device = runtime.device
     packed = pack(
         [r.row.ids for r in group],
@@ -326,25 +335,37 @@ def _forward_backward(runtime: Runtime, group: Sequence[_Row], accumulate: bool)
         accumulate=accumulate,
         dropout=[(r.dropout_seed, r.fit.job.training.dropout) for r in group],
     )
-    before, targets, weights, counts = [], [], [], []
+    before, targets, weights = [], [], []
+    counts: dict[int, int] = {}  # of labelled tokens, by job
     for r, (start, _) in zip(group, packed.spans, strict=True):
         labelled = r.row.labelled()
         before += [start + i - 1 for i in labelled]
         targets += [r.row.ids[i] for i in labelled]
         weights += [r.weight] * len(labelled)
-        counts.append(len(labelled))
-    at = torch.tensor(before, device=device)
+        counts[id(r.fit)] = counts.get(id(r.fit), 0) + len(labelled)
+    at = on_device(before, device)
     with torch.enable_grad(), runtime.serving(packed):
         hidden_TD = runtime.hidden(packed)
         terms, grad_KD = _head(
             runtime,
-            hidden_TD.detach()[at],
-            torch.tensor(targets, device=device),
-            torch.tensor(weights, dtype=runtime.state_dtype, device=device),
+            hidden_TD.detach().index_select(0, at),
+            on_device(targets, device),
+            on_device(weights, device, runtime.state_dtype),
         )
         hidden_TD.backward(torch.zeros_like(hidden_TD).index_copy_(0, at, grad_KD))
-    for r, segment in zip(group, terms.split(counts), strict=True):
-        r.fit.loss = r.fit.loss + segment.sum()
+    fits = list({id(r.fit): r.fit for r in group}.values())
+    return fits, _sums(terms, [counts[id(fit)] for fit in fits])
+
+
+def _sums(terms_K: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sums (n,) of consecutive stretches of so many terms: one indexing call, filled up with a zero."""
+    longest, zero, stop = max(counts), len(terms_K), 0
+    index: list[int] = []
+    for n in counts:
+        index += [*range(stop, stop + n), *[zero] * (longest - n)]
+        stop += n
+    filled = torch.cat([terms_K, terms_K.new_zeros(1)])
+    return filled.index_select(0, on_device(index, terms_K.device)).view(-1, longest).sum(dim=1)
 
 
 def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,80 +6,22 @@ interface (Llama, Qwen, Gemma, GPT-2, ...) uses it without a change to the model
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from seal.inner import varlen
 from seal.inner.packing import Pack
+from seal.inner.padding import pad, unpad
 from seal.inner.precision import full_dtype
 
 NAME = "seal"
 #: Longest sequences whose attention gradient is written out on a CPU in bf16: there the fused kernel's begins
 #: to be faster. At 32 tokens it takes three times as long, at 1,024 a quarter.
 LONGEST_WRITTEN_OUT = 200
-
-
-class _Pad(torch.autograd.Function):
-    """Spread chosen sequences of a stream (T, H, E) over rows of a padded batch (S, H, L, E); pads are 0."""
-
-    @staticmethod
-    def forward(ctx: Any, x_THE: Tensor, spans: tuple[tuple[int, int], ...]) -> Tensor:
-        ctx.spans, ctx.n_tokens = spans, x_THE.shape[0]
-        longest = max(b - a for a, b in spans)
-        out = x_THE.new_zeros(len(spans), longest, *x_THE.shape[1:])
-        for row, (a, b) in zip(out, spans, strict=True):
-            row[: b - a] = x_THE[a:b]
-        return out.transpose(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grad_SLHE = grads[0].transpose(1, 2)
-        shape = (ctx.n_tokens, *grad_SLHE.shape[2:])
-        covered = sum(b - a for a, b in ctx.spans) == ctx.n_tokens
-        out = grad_SLHE.new_empty(shape) if covered else grad_SLHE.new_zeros(shape)
-        for row, (a, b) in zip(grad_SLHE, ctx.spans, strict=True):
-            out[a:b] = row[: b - a]
-        return out, None
-
-
-class _Unpad(torch.autograd.Function):
-    """The inverse of `_Pad` for several buckets: padded batches back into one stream (T, H, E).
-
-    Tokens of no sequence (what a stream was filled up with) are 0.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, spans: tuple[tuple[tuple[int, int], ...], ...], n_tokens: int, *batches: Tensor
-    ) -> Tensor:
-        ctx.spans, ctx.shapes = spans, [b.shape for b in batches]
-        _, heads, _, features = batches[0].shape
-        out = batches[0].new_empty(n_tokens, heads, features)
-        out[sum(b - a for bucket in spans for a, b in bucket) :] = 0
-        for bucket, batch in zip(spans, batches, strict=True):
-            for row, (a, b) in zip(batch.transpose(1, 2), bucket, strict=True):
-                out[a:b] = row[: b - a]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        out = []
-        for bucket, (rows, heads, longest, features) in zip(ctx.spans, ctx.shapes, strict=True):
-            batch = grads[0].new_zeros(rows, longest, heads, features)
-            for row, (a, b) in zip(batch, bucket, strict=True):
-                row[: b - a] = grads[0][a:b]
-            out.append(batch.transpose(1, 2))
-        return None, None, *out
-
-
-# Torch has no types for `Function.apply`.
-_pad: Callable[..., Tensor] = _Pad.apply
-_unpad: Callable[..., Tensor] = _Unpad.apply
 
 
 class _CausalBF16(torch.autograd.Function):
@@ -190,15 +132,19 @@ def packed_attention(
     q_THE, k_TKE, v_TKE = (x[0].transpose(0, 1) for x in (query, key, value))
     if pack.cache is not None:
         pack.cache.prefill(layer, k_TKE, v_TKE, pack.spans)
-    spans = tuple(tuple(pack.spans[i] for i in bucket) for bucket in pack.buckets)
+    if softcap is None and varlen.usable(query.device, query.dtype, query.shape[-1], sliding_window):
+        offsets, longest = pack.offsets()
+        return varlen.attend(q_THE, k_TKE, v_TKE, offsets, longest, scale, sliding_window)[None], None
     batches = []
-    for bucket in spans:
-        q, k, v = (_pad(x, bucket) for x in (q_THE, k_TKE, v_TKE))
+    for rows in pack.padded_rows():
+        q, k, v = (pad(x, rows) for x in (q_THE, k_TKE, v_TKE))
         batches.append(_attend(q, k, v, scale, sliding_window, softcap))
-    return _unpad(spans, q_THE.shape[0], *batches)[None], None
+    return unpad(pack.padded_rows(), q_THE.shape[0], *batches)[None], None
 
 
 def register() -> None:
-    """Make the attention known to transformers; called by the runtime, harmless to repeat."""
+    """Make the attention known to transformers; called by the runtime, harmless to repeat.
+
+    No mask is registered for it: then none is made, and no position is read from the device to make one.
+    """
     ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, lambda *args, **kwargs: None)

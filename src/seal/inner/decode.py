@@ -21,6 +21,7 @@ from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
 from seal.inner.sampling import pick
 from seal.inner.stack import Segment, Slot, split_segments, stack_up
+from seal.inner.transfer import on_device
 from seal.records import Sampling
 
 
@@ -200,12 +201,12 @@ class Decoder:
             for r, n, (start, _) in zip(requests, counts, packed.spans, strict=True)
             for i in range(n)
         ]
-        logits = self.runtime.forward(packed, torch.tensor(keep, device=self.runtime.device))
+        logits = self.runtime.forward(packed, on_device(keep, self.runtime.device))
         firsts = []
         for rows, segment in zip(group, logits.split(counts), strict=True):
             reference = rows[0].request.reference
             if reference:
-                target = torch.tensor(reference, device=segment.device)[:, None]
+                target = on_device(reference, segment.device)[:, None]
                 likelihood = float(in_full(segment).log_softmax(dim=-1).gather(1, target).sum())
                 for row in rows:
                     row.written.log_likelihood = likelihood
@@ -217,9 +218,9 @@ class Decoder:
 
     def _step(self, rows: list[_Row], cache: KVCache, segments: tuple[Segment, ...]) -> None:
         device = self.runtime.device
-        tokens = torch.tensor([r.token for r in rows], device=device)
+        tokens = on_device([r.token for r in rows], device)
         last = self.runtime.max_tokens - 1  # only finished rows, which wait to leave, can be there
-        positions = torch.tensor([min(n, last) for n in cache.lengths], device=device)
+        positions = on_device([min(n, last) for n in cache.lengths], device)
         packed = pack_step(tokens, positions, segments, cache)
         logits = self.runtime.forward(packed, torch.arange(len(rows), device=device))
         cache.advance()

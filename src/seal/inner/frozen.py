@@ -66,15 +66,23 @@ class FrozenLinears:
         return grad_TD
 
 
-def _state(module: nn.Module) -> tuple[int, int, Tensor]:
-    """What tells that a weight was written to. PEFT merges through `.data`, which only the values betray."""
+def _state(module: nn.Module) -> tuple[int, int, Tensor | None]:
+    """What tells that a weight was written to. PEFT merges through `.data`, which only the values betray.
+
+    Off the CPU nothing is copied of a weight, so new values are seen anyway, and comparing would wait for the
+    device.
+    """
     weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.data_ptr(), weight._version, _sample(weight).clone()
+    sample = _sample(weight).clone() if weight.device.type == "cpu" else None
+    return weight.data_ptr(), weight._version, sample
 
 
-def _changed(module: nn.Module, state: tuple[int, int, Tensor]) -> bool:
+def _changed(module: nn.Module, state: tuple[int, int, Tensor | None]) -> bool:
     weight: Tensor = module.weight  # type: ignore[assignment]
-    return (weight.data_ptr(), weight._version) != state[:2] or not torch.equal(_sample(weight), state[2])
+    pointer, version, sample = state
+    if (weight.data_ptr(), weight._version) != (pointer, version):
+        return True
+    return sample is not None and not torch.equal(_sample(weight), sample)
 
 
 def _sample(weight: Tensor) -> Tensor:

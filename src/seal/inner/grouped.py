@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seal.inner.transfer import on_device
+
 
 class GroupOffsets:
     """How consecutive tokens are shared out among N adapters, in order; an adapter may have none.
@@ -20,9 +22,9 @@ class GroupOffsets:
     def __init__(self, counts: Sequence[int], device: torch.device) -> None:
         self.counts = tuple(counts)
         self.even = len(set(counts)) == 1
-        self._grouped = device.type in ("cpu", "cuda")
-        self._on_cuda = device.type == "cuda"
-        self._ends = torch.tensor(list(accumulate(counts)), dtype=torch.int32, device=device)
+        self._grouped = device.type in ("cpu", "cuda", "meta")
+        self._on_cuda = device.type in ("cuda", "meta")
+        self._ends = on_device(list(accumulate(counts)), device, torch.int32)
 
     def matmul(self, x_TI: Tensor, w_NIO: Tensor) -> Tensor:
         """(T, O): every token times its adapter's matrix."""

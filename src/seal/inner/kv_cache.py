@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seal.inner.padding import PaddedRows
+from seal.inner.transfer import on_device
+
 #: The cache grows by this many positions at a time.
 _BLOCK = 64
 
@@ -20,15 +23,14 @@ class KVCache:
         self.lengths: list[int] = []
         self._at: tuple[Tensor, Tensor] | None = None
         self._seen: dict[int | None, Tensor] = {}
+        self._rows: PaddedRows | None = None
 
     def prefill(self, layer: int, k_TKE: Tensor, v_TKE: Tensor, spans: Sequence[tuple[int, int]]) -> None:
         """Store the keys and values of packed prompts, one row a span."""
-        self.lengths = [b - a for a, b in spans]
-        shape = (len(spans), k_TKE.shape[1], max(self.lengths) + _BLOCK, k_TKE.shape[2])
-        for store, new in ((self.keys, k_TKE), (self.values, v_TKE)):
-            store[layer] = new.new_zeros(shape)
-            for row, (a, b) in zip(store[layer], spans, strict=True):
-                row[:, : b - a] = new[a:b].transpose(0, 1)
+        if self._rows is None:
+            self.lengths = [b - a for a, b in spans]
+            self._rows = PaddedRows.of(spans, k_TKE.device, spare=_BLOCK)
+        self.keys[layer], self.values[layer] = self._rows.spread(k_TKE), self._rows.spread(v_TKE)
 
     def truncate(self, lengths: Sequence[int]) -> None:
         """Forget positions from `lengths` on; later tokens overwrite them."""
@@ -38,7 +40,7 @@ class KVCache:
         """Store one new position a row; returns (rows, K, longest, E) keys and values to attend to."""
         longest = max(self.lengths) + 1
         if self._at is None:
-            lengths = torch.tensor(self.lengths, device=k_RKE.device)
+            lengths = on_device(self.lengths, k_RKE.device)
             self._at = (torch.arange(len(self.lengths), device=k_RKE.device), lengths)
         for store, new in ((self.keys, k_RKE), (self.values, v_RKE)):
             if longest > store[layer].shape[2]:
@@ -67,7 +69,7 @@ class KVCache:
         """Keep `rows` (numbers may repeat: copies) in this order."""
         self.lengths = [self.lengths[i] for i in rows]
         longest = max(self.lengths, default=0) + _BLOCK
-        index = torch.tensor(rows, device=self.keys[0].device)
+        index = on_device(rows, self.keys[0].device)
         for store in (self.keys, self.values):
             for layer, old in enumerate(store):
                 store[layer] = old[:, :, :longest].index_select(0, index)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from seal.inner.frozen import FrozenLinears
 from seal.inner.packing import Pack
 from seal.inner.stack import Segment
-from seal.seeds import derive
 
 if TYPE_CHECKING:
     from seal.inner.runtime import Runtime
@@ -105,23 +104,11 @@ class LayerGroup:
 
         Each row's draw depends on its own seed and the layer's name alone.
         """
-        if not pack.dropout:
+        if pack.dropout is None:
             return None
-        rows = [
-            (stop - start, seed, 1 - p)
-            for (start, stop), (seed, p) in zip(pack.spans, pack.dropout, strict=True)
-            if segment.start <= start < segment.stop
-        ]
-        masks = []
-        dtype = segment.factors[self.index].a.dtype
-        for member in segment.factors[self.index].members:
-            draws = []
-            for n, seed, keep in rows:
-                generator = torch.Generator().manual_seed(derive(seed, self.names[member]))
-                kept = torch.rand(n, self.base.features, generator=generator) < keep
-                draws.append(kept.to(dtype) / keep)
-            masks.append(torch.cat(draws).to(self.runtime.device))
-        return masks
+        factors, own, width = segment.factors[self.index], (segment.start, segment.stop), self.base.features
+        dtype = factors.a.dtype
+        return [pack.dropout.mask(self.names[m], *own, width, dtype) for m in factors.members]
 
 
 class _LoRALinears(torch.autograd.Function):

@@ -7,14 +7,17 @@ Axis letters used in this room: `T` packed tokens, `S` sequences, `L` tokens of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate as running_sums
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from seal.inner.dropout import Dropout
+from seal.inner.padding import PaddedRows
 from seal.inner.stack import Segment, Slot, split_segments
+from seal.inner.transfer import on_device
 
 if TYPE_CHECKING:
     from seal.inner.kv_cache import KVCache
@@ -28,9 +31,8 @@ CALL_COST = 12_000
 class Pack:
     """One packed stream and what every layer needs to know about it.
 
-    `buckets` groups the sequences by length for attention. With `cache`, the keys and values of the
-    sequences are stored for decoding (`decoding=False`, prefill), or the stream is one new token for
-    each of the cache's rows (`decoding=True`).
+    With `cache`, the keys and values of the sequences are stored for decoding (`decoding=False`, prefill),
+    or the stream is one new token for each of the cache's rows (`decoding=True`).
     """
 
     input_ids: Tensor  # (1, T)
@@ -38,14 +40,31 @@ class Pack:
     spans: tuple[tuple[int, int], ...]
     """Token span of every sequence."""
     segments: tuple[Segment, ...]
-    buckets: tuple[tuple[int, ...], ...]
     training: bool = False
     accumulate: bool = False
     """Whether a backward pass adds to the adapters' gradients instead of replacing them."""
-    dropout: tuple[tuple[int, float], ...] = ()
-    """(seed, probability) of every sequence, where any has dropout."""
+    dropout: Dropout | None = None
     cache: KVCache | None = None
     decoding: bool = False
+    _rows: tuple[PaddedRows, ...] = ()
+    _offsets: tuple[Tensor, int] | None = field(default=None)
+
+    def padded_rows(self) -> tuple[PaddedRows, ...]:
+        """The sequences as rows of padded batches: on a CPU few calls of rows of like length, else one."""
+        if not self._rows:
+            device = self.input_ids.device
+            every = (tuple(range(len(self.spans))),)
+            groups = length_buckets([b - a for a, b in self.spans]) if device.type == "cpu" else every
+            self._rows = tuple(PaddedRows.of([self.spans[i] for i in group], device) for group in groups)
+        return self._rows
+
+    def offsets(self) -> tuple[Tensor, int]:
+        """Where the sequences begin, and the end of the last, (S + 1,) int32; tokens of the longest."""
+        if self._offsets is None:
+            bounds = [0, *(stop for _, stop in self.spans)]
+            at = on_device(bounds, self.input_ids.device, torch.int32)
+            self._offsets = at, max(b - a for a, b in self.spans)
+        return self._offsets
 
 
 def length_buckets(lengths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -93,18 +112,17 @@ def pack(
     positions = [i for n in lengths for i in range(n)]
     filled = [0] * (-len(ids) % multiple)
     return Pack(
-        torch.tensor([ids + filled], device=device),
-        torch.tensor([positions + filled], device=device),
+        on_device([ids + filled], device),
+        on_device([positions + filled], device),
         tuple((stop - n, stop) for stop, n in zip(stops, lengths, strict=True)),
         split_segments(places, lengths, device),
-        length_buckets(lengths),
         training=training,
         accumulate=accumulate,
-        dropout=tuple(dropout) if any(p for _, p in dropout) else (),
+        dropout=Dropout.of(dropout, lengths, device) if any(p for _, p in dropout) else None,
         cache=cache,
     )
 
 
 def pack_step(tokens: Tensor, positions: Tensor, segments: tuple[Segment, ...], cache: KVCache) -> Pack:
     """One decoding step: a new token (rows,) at `positions` (rows,) for each row of `cache`."""
-    return Pack(tokens[None], positions[None], (), segments, (), cache=cache, decoding=True)
+    return Pack(tokens[None], positions[None], (), segments, cache=cache, decoding=True)

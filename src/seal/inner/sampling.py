@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seal.inner.transfer import on_device
 from seal.records import Sampling
 
 #: Tokens looked at first for nucleus sampling; a flatter distribution falls back to a full sort.
@@ -18,10 +19,10 @@ def pick(logits_RV: Tensor, samplings: Sequence[Sampling], generators: Sequence[
     tokens = logits_RV.argmax(dim=-1)
     for key in sorted({(s.temperature, s.top_p) for s in samplings if s.temperature > 0}):
         rows = [i for i, s in enumerate(samplings) if (s.temperature, s.top_p) == key]
-        at = torch.tensor(rows, device=logits_RV.device)
+        at = on_device(rows, logits_RV.device)
         draws = torch.stack([torch.rand((), generator=generators[i], dtype=torch.float64) for i in rows])
         probabilities = (logits_RV[at].float() / key[0]).softmax(dim=-1)
-        tokens[at] = _draw(probabilities, key[1], draws.to(device=logits_RV.device, dtype=torch.float32))
+        tokens[at] = _draw(probabilities, key[1], draws.float().to(logits_RV.device, non_blocking=True))
     return tokens
 
 

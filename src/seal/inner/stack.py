@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seal.inner.adapter import Adapter, GroupFactors, SlotLayout
 from seal.inner.grouped import GroupOffsets
+from seal.inner.transfer import on_device
 
 if TYPE_CHECKING:
     from seal.inner.runtime import Runtime
@@ -114,7 +115,7 @@ def _part(
     scales = [stack.scales[slot] for slot in range(first, first + count)]
     scale: float | Tensor = scales[0]
     if len({stack.scales[slot] for slot in slots}) > 1:
-        each = torch.tensor(scales, dtype=stack.dtype, device=device)
-        scale = each.repeat_interleave(torch.tensor(counts, device=device))[:, None]
+        each = on_device(scales, device, stack.dtype)
+        scale = each.repeat_interleave(on_device(counts, device), output_size=tokens)[:, None]
     factors, grads = stack.views(first, count)
     return Segment(start, start + tokens, GroupOffsets(counts, device), scale, factors, grads)
