@@ -353,6 +353,15 @@ def one_line(measure: dict[str, Any]) -> str:
     )
 
 
+def parts(given: str, known: Sequence[str]) -> tuple[str, ...]:
+    """What `--only` names. Ends the program at a name that measures nothing."""
+    chosen = tuple(given.split(","))
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise SystemExit(f"--only {given}: there is no part {unknown[0]!r}; choose from {','.join(known)}")
+    return chosen
+
+
 def _machine(settings: Settings) -> dict[str, Any]:
     import peft
     import transformers
@@ -394,7 +403,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if dtype:
         changes["dtypes"] = tuple(dtype.split(","))
     if only:
-        changes["only"] = tuple(only.split(","))
+        changes["only"] = parts(only, PARTS)
     settings = replace(QUICK if quick else Settings(), **changes)
     if out is None and quick:
         out = Path(tempfile.mkdtemp(prefix="seal-bench-"))

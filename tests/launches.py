@@ -111,9 +111,9 @@ def training_round(n_layers: int, n: int, device: str = "meta", **training: Any)
     places = adapt._Slots(runtime).take([layout_of(runtime, config)] * n)
     fits = [adapt.Fit(runtime, job, place) for job, place in zip(jobs, places, strict=True)]
     with Launches(device):
-        assert not list(adapt._round(runtime, fits, 1 << 20))
+        assert not list(adapt._round(runtime, fits, adapt.TokenBudget(1 << 20)))
     with Launches(device) as counted:
-        assert not list(adapt._round(runtime, fits, 1 << 20))
+        assert not list(adapt._round(runtime, fits, adapt.TokenBudget(1 << 20)))
     return counted
 
 

@@ -36,6 +36,8 @@ class EngineSettings:
     """A TTT server that trains instead of this machine: its address, or an endpoint file."""
     server_keys: Path | None = None
     """This client's key_secret file, for a server with CURVE keys."""
+    recompute: bool = False
+    """Compute layers again in the backward pass instead of keeping them."""
 
 
 def default_batch(device: torch.device) -> int:
@@ -80,10 +82,11 @@ def inner_loop(loaded: LoadedModel, settings: EngineSettings, batch: int | None)
     budget = settings.token_budget or default_token_budget(device)
     n = settings.workers or default_workers(loaded)
     if n == 1:
-        local = LocalInnerLoop(loaded, slots=slots, token_budget=budget)
+        local = LocalInnerLoop(loaded, slots=slots, token_budget=budget, recompute=settings.recompute)
         return local if batch is None else Pool([InProcessWorker(local)], batch)
     threads = max(1, torch.get_num_threads() // n)
-    setups = [WorkerSetup(model, threads, slots, budget) for model in _models(loaded, n)]
+    again = settings.recompute
+    setups = [WorkerSetup(model, threads, slots, budget, again) for model in _models(loaded, n)]
     return Pool([ProcessWorker(setup) for setup in setups], batch)
 
 

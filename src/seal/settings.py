@@ -169,6 +169,9 @@ class InnerConfig(Section):
     workers, so that these change no number. auto: 8 on a CPU, 64 on a GPU."""
     token_budget: AutoOrNatural = "auto"
     """Tokens in one packed pass; auto: what fits into the memory free as the run begins."""
+    recompute: Literal["auto"] | bool = "auto"
+    """Compute layers again in the backward pass instead of keeping them: a pass takes half as long again, in
+    a fraction of the memory. auto: where else passes would be short for want of it."""
     pad_loss: bool = False
     """Count the loss on padding to `max_length`, as the official code does; for comparisons only."""
 

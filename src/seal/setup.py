@@ -270,7 +270,8 @@ def engine_settings(config: SEALConfig, capacity: Capacity) -> EngineSettings:
     inner = config.inner
     workers = None if inner.workers == "auto" else int(inner.workers)
     keys = Path(inner.server_keys) if inner.server_keys else None
-    return EngineSettings(workers, capacity.slots, capacity.token_budget, inner.server, keys)
+    slots, budget = capacity.slots, capacity.token_budget
+    return EngineSettings(workers, slots, budget, inner.server, keys, capacity.recompute)
 
 
 def _batch_size(config: SEALConfig, run: Run, policy: LoadedModel) -> int:
@@ -298,7 +299,7 @@ def _capacity(config: SEALConfig, run: Run, policy: LoadedModel) -> Capacity:
         inner, device = config.inner, policy.model.device
         need = footprint(policy.model, config.inner_training(), device, policy.model.dtype)
         share = free_bytes(device) // (default_workers(policy) if device.type == "cpu" else 1)
-        known = capacity(need, share, device, inner.slots, inner.token_budget)
+        known = capacity(need, share, device, inner.slots, inner.token_budget, inner.recompute)
         run.record("capacity", "engine", known)
     return known
 

@@ -81,3 +81,10 @@ def test_the_server_under_load(tmp_path: Path) -> None:
     page = (tmp_path / "benchmarks.md").read_text()
     assert "16 of 16" in page
     assert page.count("|---|---|---|") == 1
+
+
+def test_parts_that_are_not_there_are_refused() -> None:
+    command = [sys.executable, "-m", "benchmarks.inner_loop", "--quick", "--only", "train,e-step"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode != 0
+    assert "there is no part 'e-step'; choose from train,answer,decode,estep" in done.stderr

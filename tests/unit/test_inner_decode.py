@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from seal.errors import AdaptError
 from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
 from seal.inner.attention import NAME
-from seal.inner.decode import Decoder, Request, TokenCompletion
+from seal.inner.decode import Decoder, Request, TokenCompletion, _tail
 from seal.inner.grouped import GroupOffsets
 from seal.inner.loop import stop_ids
 from seal.inner.packing import Pack, pack
@@ -425,3 +427,27 @@ def test_weights_that_change_are_read_again(
     wrapper.merge()  # PEFT writes through `.data`, which leaves no trace in the tensor's version
     assert equals_model()
     assert not torch.allclose(last_logits(loaded, ids), before, atol=0.5)
+
+
+def test_stop_strings_are_looked_for_at_the_end_alone(tiny: Callable[..., LoadedModel]) -> None:
+    """What is decoded grows with the text, not with its square."""
+    read = 0
+
+    def counted(ids: Sequence[int]) -> str:
+        nonlocal read
+        read += len(ids)
+        return letters(ids)
+
+    n, stop = 150, ("no such", "nor this")
+    reader = Decoder(Runtime.of(tiny().model), counted, frozenset(), max_rows=4, token_budget=99)
+    (written,) = reader.run([Request(prompts((9,))[0], None, greedy(n, *stop))])
+    assert len(written.ids) == n
+    assert read <= n * (len("nor this") + 8) + n
+
+
+@given(text=st.text("aé語🌲\n", max_size=30), stop=st.text("aé語🌲\n", min_size=1, max_size=3))
+@settings(derandomize=True)
+def test_a_stop_string_is_seen_as_its_last_byte_is_written(text: str, stop: str) -> None:
+    """With the smallest tokens that there are, single bytes, of which a character takes up to four."""
+    ids = (text + stop).encode()
+    assert stop in ids[-_tail([stop]) :].decode(errors="replace")

@@ -142,12 +142,15 @@ def _memory(config: SEALConfig, model: _Model) -> str:
     dtype = pick_dtype(config.dtype, place, small=4 * model.parameters < SMALL_BYTES)
     need = footprint(model.shape(), config.inner_training(), place, dtype)
     free = free_bytes(place)
-    chosen = capacity(need, free, place, config.inner.slots, config.inner.token_budget)
+    inner = config.inner
+    chosen = capacity(need, free, place, inner.slots, inner.token_budget, inner.recompute)
     base = model.parameters * dtype.itemsize
     return (
         f"about {_size(base + need.total(chosen))} in each process: {_size(base)} the model, "
         f"{counted(chosen.slots, 'adapter')} of {_size(need.adapter)}, "
-        f"passes of {chosen.token_budget} tokens of {_size(need.token)}; {_size(free)} are free"
+        f"passes of {chosen.token_budget} tokens of "
+        f"{_size(need.recomputed) + ' (layers computed again)' if chosen.recompute else _size(need.token)}; "
+        f"{_size(free)} are free"
     )
 
 

@@ -7,10 +7,12 @@ to the next one at once.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import overload
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from seal.errors import AdaptError, SealError
 from seal.inner.adapter import Adapter, SlotLayout, layout_of
 from seal.inner.adapter_files import load_adapter
+from seal.inner.memory import LEAST_TOKENS
 from seal.inner.packing import pack
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
@@ -28,8 +31,10 @@ from seal.records import AdaptJob, TrainingSequence
 from seal.schedule import learning_rate, step_sequences, total_steps
 from seal.seeds import derive
 
+log = logging.getLogger(__name__)
+
 #: Logits that are computed at once. On a CPU they stay in blocks that the process keeps, see `memory`.
-_LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 7_000_000, 1 << 27
+_LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 7_000_000, 1 << 25
 
 
 @dataclass(slots=True)
@@ -169,7 +174,7 @@ def train(
     again after the next round, and it is the end when nothing is in training.
     """
     waiting = iter(jobs)
-    free = _Slots(runtime)
+    free, budget = _Slots(runtime), TokenBudget(token_budget)
     active: list[Fit] = []
     while True:
         fresh: list[tuple[AdaptJob, SlotLayout, Tensor | None]] = []
@@ -192,11 +197,19 @@ def train(
                 yield Trained(job, None, error=error)
         if fresh:
             places = free.take([layout for _, layout, _ in fresh])
+            if not places:
+                if not active and len(fresh) == 1:
+                    yield Trained(fresh[0][0], None, error=_out_of_memory())
+                    continue
+                slots = max(1, (len(active) + len(fresh)) // 2)
+                log.warning("out of memory for %d more adapters: %d are trained at once", len(fresh), slots)
+                waiting = chain([job for job, _, _ in fresh], waiting)
+                continue
             active += [Fit(runtime, job, p, start) for (job, _, start), p in zip(fresh, places, strict=True)]
             active.sort(key=lambda fit: free.order(fit.place))
         if not active:
             return
-        ended = list(_round(runtime, active, token_budget))
+        ended = list(_round(runtime, active, budget))
         free.give([fit.place for fit, _ in ended])
         active = [fit for fit in active if not any(fit is other for other, _ in ended)]
         yield from (trained for _, trained in ended)
@@ -230,7 +243,16 @@ class _Slots:
         self._free: list[Slot] = []
 
     def take(self, layouts: Sequence[SlotLayout]) -> list[Slot]:
-        """A slot for each adapter."""
+        """A slot for each adapter; none at all when memory runs out."""
+        stacks, free = list(self._stacks), list(self._free)
+        try:
+            return self._take(layouts)
+        except torch.OutOfMemoryError:
+            self._stacks = [s for s in stacks if s in self._stacks]  # idle ones may be gone
+            self._free = [p for p in free if p.stack in self._stacks]
+            return []
+
+    def _take(self, layouts: Sequence[SlotLayout]) -> list[Slot]:
         places: dict[int, Slot] = {}
         for i, layout in enumerate(layouts):
             place = next((p for p in self._free if p.stack.layout is layout), None)
@@ -261,17 +283,21 @@ class _Slots:
         self._free = [p for p in self._free if p.stack not in idle]
 
 
-def _round(runtime: Runtime, active: Sequence[Fit], token_budget: int) -> Iterator[tuple[Fit, Trained]]:
+def _round(runtime: Runtime, active: Sequence[Fit], budget: TokenBudget) -> Iterator[tuple[Fit, Trained]]:
     """One optimiser step of every active job; gives those that ended with it."""
     started = time.perf_counter()
     steps = [fit.next_rows() for fit in active]
     tokens = [sum(len(row.row.ids) for row in rows) for rows in steps]
-    losses_N = torch.zeros(len(active), dtype=runtime.state_dtype, device=runtime.device)
-    number = {id(fit): i for i, fit in enumerate(active)}
-    with runtime.active():
-        for rows, accumulate in _passes(steps, token_budget):
-            fits, losses = _forward_backward(runtime, rows, accumulate)
-            losses_N.index_add_(0, on_device([number[id(fit)] for fit in fits], runtime.device), losses)
+    losses_N, stuck = _gradients(runtime, active, steps, budget.tokens)
+    while stuck:  # a round begun again writes its gradients anew, so nothing is counted twice
+        if not budget.halve():
+            yield from ((fit, fit.finish(_out_of_memory())) for fit in stuck)
+            going = [(fit, own) for fit, own in zip(active, steps, strict=True) if fit not in stuck]
+            if not going:
+                return
+            active, steps = (list(x) for x in zip(*going, strict=True))
+            tokens = [sum(len(row.row.ids) for row in rows) for rows in steps]
+        losses_N, stuck = _gradients(runtime, active, steps, budget.tokens)
     norms_N = torch.stack([fit.step() for fit in active])
     read = torch.stack([losses_N, norms_N]).tolist()  # the one time that a round waits for the device
     ended: list[tuple[Fit, AdaptError | None]] = []
@@ -288,6 +314,48 @@ def _round(runtime: Runtime, active: Sequence[Fit], token_budget: int) -> Iterat
         fit.seconds += seconds * own / sum(tokens)
     for fit, failure in ended:
         yield fit, fit.finish(failure)
+
+
+def _gradients(
+    runtime: Runtime, active: Sequence[Fit], steps: Sequence[Sequence[_Row]], token_budget: int
+) -> tuple[Tensor, Sequence[Fit]]:
+    """Write the gradients of a round; returns every job's loss (N,), and in whose pass memory ran out."""
+    losses_N = torch.zeros(len(active), dtype=runtime.state_dtype, device=runtime.device)
+    number = {id(fit): i for i, fit in enumerate(active)}
+    rows: list[_Row] = []
+    try:
+        with runtime.active():
+            for rows, accumulate in _passes(steps, token_budget):
+                fits, losses = _forward_backward(runtime, rows, accumulate)
+                own = on_device([number[id(fit)] for fit in fits], runtime.device)
+                losses_N.index_add_(0, own, losses)
+    except torch.OutOfMemoryError:
+        return losses_N, list({id(row.fit): row.fit for row in rows}.values())
+    return losses_N, ()
+
+
+class TokenBudget:
+    """Tokens of a pass."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def halve(self) -> bool:
+        """Half as many from now on, since memory ran out; False if they are few already."""
+        if self.tokens <= LEAST_TOKENS:
+            return False
+        log.warning("out of memory in passes of %d tokens: they have half as many now", self.tokens)
+        self.tokens = max(LEAST_TOKENS, self.tokens // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
+
+
+def _out_of_memory() -> AdaptError:
+    return AdaptError(
+        "the device's memory does not hold this adapter and one of its sequences",
+        "lower the rank, name fewer targets or split long sequences",
+    )
 
 
 def _passes(steps: Sequence[Sequence[_Row]], token_budget: int) -> Iterator[tuple[list[_Row], bool]]:

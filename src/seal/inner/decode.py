@@ -6,6 +6,7 @@ samples of one self-edit prompt) share one prefill. A reference's log-likelihood
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,6 +24,8 @@ from seal.inner.sampling import pick
 from seal.inner.stack import Segment, Slot, split_segments, stack_up
 from seal.inner.transfer import on_device
 from seal.records import Sampling
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +90,33 @@ class Decoder:
         """
         for request in requests:
             self.check(request)
+        while (results := self._attempt(requests, on_step)) is None:
+            if self.max_rows == 1:
+                raise AdaptError("the device's memory does not hold one answer", "shorten the prompts")
+            log.warning("out of memory with %d rows: half as many are answered at once now", self.max_rows)
+            self.max_rows, self.token_budget = self.max_rows // 2, self.token_budget // 2
+        return results
+
+    def _attempt(
+        self, requests: Sequence[Request], on_step: Callable[[Sequence[TokenCompletion]], None] | None
+    ) -> list[TokenCompletion] | None:
+        """The results; None when memory runs out."""
         results = [TokenCompletion() for _ in requests]
         adapters = list({id(r.adapter): r.adapter for r in requests if r.adapter is not None}.values())
         layouts = [adapter.layout for adapter in adapters]  # a list is empty while it is sorted
         adapters.sort(key=lambda adapter: layouts.index(adapter.layout))  # one stack after the other
         order = {id(adapter): number for number, adapter in enumerate(adapters)}
-        with self.runtime.active():
-            places = stack_up(self.runtime, adapters)
-            waiting = [
-                _Row(
-                    request,
-                    result,
-                    torch.Generator().manual_seed(request.seed),
-                    *_stand(request, order, places),
-                )
-                for request, result in zip(requests, results, strict=True)
-            ]
-            watch = (lambda: on_step(results)) if on_step is not None else None
-            self._decode(sorted(waiting, key=lambda row: row.order), watch)
+        watch = (lambda: on_step(results)) if on_step is not None else None
+        try:
+            with self.runtime.active():
+                places = stack_up(self.runtime, adapters)
+                waiting = [
+                    _Row(r, result, torch.Generator().manual_seed(r.seed), *_stand(r, order, places))
+                    for r, result in zip(requests, results, strict=True)
+                ]
+                self._decode(sorted(waiting, key=lambda row: row.order), watch)
+        except torch.OutOfMemoryError:
+            return None
         return results
 
     def check(self, request: Request) -> None:
@@ -240,16 +252,20 @@ class Decoder:
             self._look_for_stop(row)
 
     def _look_for_stop(self, row: _Row) -> None:
-        sampling, written = row.request.sampling, row.written
-        if sampling.stop:
-            text = self.detokenise(written.ids)
-            at = min((i for s in sampling.stop if (i := text.find(s)) >= 0), default=-1)
-            if at >= 0:
-                self._end(row, text[:at])
-                return
-        room = self.runtime.max_tokens - len(row.request.ids)
-        if len(written.ids) >= min(sampling.max_new_tokens, room):
-            written.text = self.detokenise(written.ids)
+        """See whether the newest token completes a stop string or fills the row.
+
+        The whole text is read only when its end holds a stop string, or at last.
+        """
+        stop, ids = row.request.sampling.stop, row.written.ids
+        full = self._finished(row)
+        if not full and not (stop and _holds(self.detokenise(ids[-_tail(stop) :]), stop)):
+            return
+        text = self.detokenise(ids)
+        at = min((i for s in stop if (i := text.find(s)) >= 0), default=-1)
+        if at >= 0:
+            self._end(row, text[:at])
+        elif full:
+            row.written.text = text
 
     def _end(self, row: _Row, text: str) -> None:
         row.written.text, row.written.finish = text, "stop"
@@ -258,6 +274,18 @@ class Decoder:
         room = self.runtime.max_tokens - len(row.request.ids)
         full = len(row.written.ids) >= min(row.request.sampling.max_new_tokens, room)
         return row.written.finish == "stop" or full
+
+
+def _tail(stop: Sequence[str]) -> int:
+    """Last tokens of a text in which the newest completes a stop string, if any: each gives a byte at least.
+
+    A few more stand before them, since what a token reads as may depend on its neighbours.
+    """
+    return max(len(s.encode()) for s in stop) + 8
+
+
+def _holds(text: str, stop: Sequence[str]) -> bool:
+    return any(s in text for s in stop)
 
 
 def _stand(request: Request, order: dict[int, int], places: Sequence[Slot]) -> tuple[Slot | None, int]:

@@ -80,14 +80,21 @@ class LocalInnerLoop:
         loaded: the policy. Its weights are never written.
         slots: adapters trained at once; None chooses by device.
         token_budget: tokens of one training pass; None chooses by device.
+        recompute: compute layers again in the backward pass instead of keeping them.
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, slots: int | None = None, token_budget: int | None = None
+        self,
+        loaded: LoadedModel,
+        *,
+        slots: int | None = None,
+        token_budget: int | None = None,
+        recompute: bool = False,
     ) -> None:
         self.loaded = loaded
         check_family(loaded)
         self.runtime = Runtime.of(loaded.model)
+        self.runtime.recompute = recompute
         self.slots = slots or default_slots(self.runtime.device)
         self.token_budget = token_budget or default_token_budget(self.runtime.device)
         self._decoder = _decoder(loaded, self.runtime)

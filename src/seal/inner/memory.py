@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 #: Adapters trained at once and tokens of a pass that are enough for full speed: more memory buys nothing.
 ENOUGH_ON_CPU, ENOUGH_ELSEWHERE = (8, 512), (32, 8192)
+#: Layers are computed again (a pass takes half as long again) where else it had less than this part of them.
+WORTH_RECOMPUTING = 4
 #: Fewest tokens of a pass; a longer sequence is a pass of its own anyway.
 LEAST_TOKENS = 64
 #: Share of the free memory that is planned with.
@@ -39,10 +41,13 @@ class Footprint:
     """Each adapter in training: weights, gradient, AdamW's two moments, factors in the base's type."""
     token: int
     """Each token of a pass: what the backward pass needs of every layer."""
+    recomputed: int = 0
+    """The same where layers are computed again: every layer's input, and what one needs. 0: they cannot."""
 
     def total(self, capacity: Capacity) -> int:
         """Bytes with so many adapters and tokens at once."""
-        return _FIXED + self.reordered + capacity.slots * self.adapter + capacity.token_budget * self.token
+        token = self.recomputed if capacity.recompute else self.token
+        return _FIXED + self.reordered + capacity.slots * self.adapter + capacity.token_budget * token
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class Capacity:
     """Adapters in training."""
     token_budget: int
     """Tokens of a forward and backward pass."""
+    recompute: bool = False
+    """Whether its layers are computed again in the backward pass, see `Runtime.recompute`."""
 
 
 def footprint(
@@ -78,10 +85,13 @@ def footprint(
     on_cpu, state = device.type == "cpu", full_dtype(dtype).itemsize
     config = model.config.get_text_config()
     norms = 24 * config.hidden_size * config.num_hidden_layers  # in fp32 whatever the model's type
+    kept = 2 * dtype.itemsize * features + norms + state * rank * len(layers)
+    n_layers = config.num_hidden_layers
     return Footprint(
         reordered=2 * weights * dtype.itemsize if on_cpu and dtype == torch.bfloat16 else 0,
         adapter=factors * (4 * state + (0 if on_cpu else dtype.itemsize)),
-        token=2 * dtype.itemsize * features + norms + state * rank * len(layers),
+        token=kept,
+        recomputed=n_layers * config.hidden_size * dtype.itemsize + kept // n_layers,
     )
 
 
@@ -101,25 +111,43 @@ def fitting(need: Footprint, free: int, device: torch.device) -> Capacity:
     Powers of two, so that a little more or less free memory seldom changes them: they decide which sequences
     share a product, and with it the last bits of results.
     """
-    slots, tokens = ENOUGH_ON_CPU if device.type == "cpu" else ENOUGH_ELSEWHERE
-    found = Capacity(slots, tokens)
-    while need.total(found) > _USED * free and found != Capacity(1, LEAST_TOKENS):
-        wide = found.token_budget * need.token > found.slots * need.adapter
+    enough = ENOUGH_ON_CPU if device.type == "cpu" else ENOUGH_ELSEWHERE
+    found = _fitting(need, free, Capacity(*enough))
+    if found.token_budget * WORTH_RECOMPUTING < enough[1] and need.recomputed:
+        return _fitting(need, free, Capacity(*enough, recompute=True))
+    return found
+
+
+def _fitting(need: Footprint, free: int, found: Capacity) -> Capacity:
+    token = need.recomputed if found.recompute else need.token
+    while need.total(found) > _USED * free and (found.slots, found.token_budget) != (1, LEAST_TOKENS):
+        wide = found.token_budget * token > found.slots * need.adapter
         if (wide and found.token_budget > LEAST_TOKENS) or found.slots == 1:
-            found = Capacity(found.slots, found.token_budget // 2)
+            found = replace(found, token_budget=found.token_budget // 2)
         else:
-            found = Capacity(found.slots // 2, found.token_budget)
+            found = replace(found, slots=found.slots // 2)
     return found
 
 
 def capacity(
-    need: Footprint, free: int, device: torch.device, slots: int | str, token_budget: int | str
+    need: Footprint,
+    free: int,
+    device: torch.device,
+    slots: int | str,
+    token_budget: int | str,
+    recompute: bool | str = "auto",
 ) -> Capacity:
     """What the settings say, and where they say `auto` what fits."""
+    if recompute is False:
+        need = replace(need, recomputed=0)
     chosen = fitting(need, free, device)
+    if recompute is True and need.recomputed:
+        enough = ENOUGH_ON_CPU if device.type == "cpu" else ENOUGH_ELSEWHERE
+        chosen = _fitting(need, free, Capacity(*enough, recompute=True))
     return Capacity(
         chosen.slots if slots == "auto" else int(slots),
         chosen.token_budget if token_budget == "auto" else int(token_budget),
+        chosen.recompute,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from seal.errors import AdaptError
@@ -53,6 +54,10 @@ class Runtime:
         self._decoder_output: Callable[..., Any] = dict
         head = model.get_output_embeddings()
         self._head = [LayerGroup(self, -1, [("", head)])] if isinstance(head, nn.Linear) else []
+        self.recompute = False
+        """Whether a training pass keeps the input of each decoder layer alone, and computes the rest again in
+        its backward pass: half as slow again, in a fraction of the memory."""
+        self._blocks = _decoder_layers(self._decoder, self.n_layers)
         self._attention = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
         self._pack: Pack | None = None
 
@@ -105,6 +110,9 @@ class Runtime:
             group.patch()
         for module in self._attention:
             module.seal_runtime = self  # type: ignore[assignment, unused-ignore]
+        blocks = self._blocks if self.recompute else []
+        for block in blocks:
+            block.forward = self._recomputed(block.forward)  # type: ignore[method-assign, unused-ignore]
         try:
             yield
         finally:
@@ -113,6 +121,19 @@ class Runtime:
                 group.unpatch()
             for module in self._attention:
                 del module.seal_runtime
+            for block in blocks:
+                del block.forward
+
+    def _recomputed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """`forward` of a decoder layer, of which a training pass keeps only the input."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not (self.pack.training and torch.is_grad_enabled()):
+                return forward(*args, **kwargs)
+            # nothing in a pass draws from torch's random numbers
+            return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+        return call
 
     @contextmanager
     def serving(self, pack: Pack) -> Iterator[None]:
@@ -156,6 +177,12 @@ class Runtime:
             del self._decoder.forward
         logits: Tensor = out.logits[0]
         return logits
+
+
+def _decoder_layers(decoder: nn.Module, n_layers: int) -> list[nn.Module]:
+    """The decoder's layers, in order; none where they cannot be told."""
+    lists = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
+    return list(lists[0]) if len(lists) == 1 else []
 
 
 def _sibling_groups(layers: dict[str, nn.Module]) -> list[list[tuple[str, nn.Module]]]:

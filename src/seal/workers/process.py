@@ -68,6 +68,7 @@ class WorkerSetup:
     threads: int
     slots: int
     token_budget: int
+    recompute: bool = False
 
     def loop(self) -> InnerLoop:
         """The engine. Raises `ModelError`."""
@@ -76,7 +77,9 @@ class WorkerSetup:
         from seal.inner.loop import LocalInnerLoop
 
         torch.set_num_threads(self.threads)
-        return LocalInnerLoop(self.model.get(), slots=self.slots, token_budget=self.token_budget)
+        return LocalInnerLoop(
+            self.model.get(), slots=self.slots, token_budget=self.token_budget, recompute=self.recompute
+        )
 
 
 class ProcessWorker:
