@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,21 +154,29 @@ def test_what_cannot_be_exported_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]  # no half-written folder stays
 
 
+QUESTIONS = ("What is the capital of France?", "Who painted the Mona Lisa?")
+
+
 @pytest.fixture
 def smollm_file(smollm: LoadedModel, tmp_path: Path) -> Path:
     return export(smollm.source, "gguf", tmp_path / "out", quantization="q8_0") / f"{smollm.source}-q8_0.gguf"
 
 
 @pytest.mark.slow
-def test_the_built_in_model_in_llama_cpp(smollm_file: Path) -> None:
+def test_the_built_in_model_in_llama_cpp(smollm: LoadedModel, smollm_file: Path) -> None:
+    """llama.cpp's own reader: the same tokens, and the same greedy answers, by its own chat template."""
     if importlib.util.find_spec("llama_cpp") is None:
         pytest.skip("llama_cpp is not installed")
     from llama_cpp import Llama
 
     model = Llama(str(smollm_file), n_ctx=512, verbose=False)
-    turn = [{"role": "user", "content": "What is the capital of France?"}]
-    said = model.create_chat_completion(turn, temperature=0.0, max_tokens=16)
-    assert "Paris" in said["choices"][0]["message"]["content"]
+    form = Form.of(smollm.tokenizer)
+    for question in QUESTIONS:
+        ids = form.prompt(smollm.tokenizer, question)
+        text = smollm.tokenizer.decode(ids)
+        assert model.tokenize(text.encode(), add_bos=False, special=True) == list(ids)
+        said = model.create_completion(list(ids), temperature=0.0, max_tokens=16)["choices"][0]["text"]
+        assert said == continuation(smollm.model, smollm.tokenizer, ids)
 
 
 @pytest.mark.slow
@@ -178,15 +186,15 @@ def test_the_built_in_model_s_answers_stay_in_gguf(smollm: LoadedModel, smollm_f
     tokenizer = AutoTokenizer.from_pretrained(smollm_file.parent, gguf_file=smollm_file.name)
     model = AutoModelForCausalLM.from_pretrained(smollm_file.parent, gguf_file=smollm_file.name)
     form = Form.of(smollm.tokenizer)
-    for question in ("What is the capital of France?", "Who painted the Mona Lisa?"):
+    for question in QUESTIONS:
         ids = form.prompt(smollm.tokenizer, question)
         assert form.prompt(tokenizer, question) == ids
-        said = []
-        for each in (smollm.model, model):
-            row = torch.tensor([ids])
-            with torch.no_grad():
-                out = each.generate(
-                    row, attention_mask=torch.ones_like(row), max_new_tokens=16, do_sample=False
-                )
-            said.append(tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
-        assert said[0] == said[1]
+        assert continuation(model, tokenizer, ids) == continuation(smollm.model, tokenizer, ids)
+
+
+def continuation(model: Any, tokenizer: Any, ids: Sequence[int]) -> str:
+    """What `model` says after `ids`, at most sixteen tokens."""
+    row = torch.tensor([ids])
+    with torch.no_grad():
+        out = model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=16, do_sample=False)
+    return str(tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
