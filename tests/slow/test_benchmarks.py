@@ -53,6 +53,31 @@ def test_the_few_shot_benchmark_compares_every_contender_in_one_run() -> None:
     assert sum("times" in line for line in lines) == 4  # the first of each kind beside all others of it
 
 
+def test_the_gpu_benchmark_goes_through_every_step_on_the_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--out", str(out)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=280)
+    found = json.loads(out.read_text())
+    assert list(found) == [
+        *("versions", "probes", "equality", "shape", "training", "launches", "decoding", "job", "peft")
+    ]
+    assert not [name for name, step in found.items() if "failed" in step]
+    assert all(probe["equal"] for probe in found["probes"]["grouped"].values())
+    assert found["equality"]["float32"]["weights"] < 1e-4
+    assert min(row["tokens/s"] for name, row in found["training"].items() if name != "seconds") > 0
+    assert found["job"]["errors"] == []
+
+
+def test_a_step_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    """Without the model's step the next have none, and say so."""
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--only", "training,probes,job"]
+    subprocess.run([*command, "--out", str(out)], check=True, cwd=ROOT, capture_output=True, timeout=280)
+    found = json.loads(out.read_text())
+    assert "there is no model" in found["job"]["failed"]
+    assert found["probes"]["grouped"]["product"]["equal"]
+
+
 def test_flops_of_a_token_equal_a_count_by_hand() -> None:
     """Per layer 64·64 + 2·64·32 + 64·64 + 3·64·128 weights, two layers, a head of 64·260, LoRA of rank 2."""
     code = (

@@ -111,18 +111,15 @@ def fitting(need: Footprint, free: int, device: torch.device) -> Capacity:
     Powers of two, so that a little more or less free memory seldom changes them: they decide which sequences
     share a product, and with it the last bits of results.
     """
-    enough = ENOUGH_ON_CPU if device.type == "cpu" else ENOUGH_ELSEWHERE
-    found = _fitting(need, free, Capacity(*enough))
-    if found.token_budget * WORTH_RECOMPUTING < enough[1] and need.recomputed:
-        return _fitting(need, free, Capacity(*enough, recompute=True))
-    return found
+    return capacity(need, free, device, "auto", "auto")
 
 
-def _fitting(need: Footprint, free: int, found: Capacity) -> Capacity:
+def _shrunk(need: Footprint, free: int, found: Capacity, least: tuple[int, int]) -> Capacity:
+    """`found` halved, the larger part first, until it fits or has the `least` slots and tokens."""
     token = need.recomputed if found.recompute else need.token
-    while need.total(found) > _USED * free and (found.slots, found.token_budget) != (1, LEAST_TOKENS):
+    while need.total(found) > _USED * free and (found.slots, found.token_budget) != least:
         wide = found.token_budget * token > found.slots * need.adapter
-        if (wide and found.token_budget > LEAST_TOKENS) or found.slots == 1:
+        if (wide and found.token_budget > least[1]) or found.slots == least[0]:
             found = replace(found, token_budget=found.token_budget // 2)
         else:
             found = replace(found, slots=found.slots // 2)
@@ -137,18 +134,18 @@ def capacity(
     token_budget: int | str,
     recompute: bool | str = "auto",
 ) -> Capacity:
-    """What the settings say, and where they say `auto` what fits."""
-    if recompute is False:
-        need = replace(need, recomputed=0)
-    chosen = fitting(need, free, device)
-    if recompute is True and need.recomputed:
-        enough = ENOUGH_ON_CPU if device.type == "cpu" else ENOUGH_ELSEWHERE
-        chosen = _fitting(need, free, Capacity(*enough, recompute=True))
-    return Capacity(
-        chosen.slots if slots == "auto" else int(slots),
-        chosen.token_budget if token_budget == "auto" else int(token_budget),
-        chosen.recompute,
+    """What the settings say, and where they say `auto` what fits beside that."""
+    enough = ENOUGH_ON_CPU if device.type == "cpu" else ENOUGH_ELSEWHERE
+    most = (
+        enough[0] if slots == "auto" else int(slots),
+        enough[1] if token_budget == "auto" else int(token_budget),
     )
+    least = (1 if slots == "auto" else most[0], LEAST_TOKENS if token_budget == "auto" else most[1])
+    plain = _shrunk(need, free, Capacity(*most), least)
+    again = _shrunk(need, free, Capacity(*most, recompute=True), least)
+    if recompute == "auto":
+        recompute = plain.token_budget * WORTH_RECOMPUTING < most[1] or need.total(plain) > _USED * free
+    return again if recompute and need.recomputed else plain
 
 
 @cache
