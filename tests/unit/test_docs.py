@@ -49,6 +49,25 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert [n for n in named if not (ROOT / n).exists()] == []
 
 
+def test_what_it_takes_is_said_the_same_everywhere() -> None:
+    """Memory and disk, where they are named."""
+    texts = [
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/install.md", "Makefile")
+    ]
+    for pattern in (
+        r"([\d.]+) GB of\s+memory",
+        r"\(([\d.]+) GB with `inner\.workers: 1`\)",
+        r"and ([\d.]+) GB of disk",
+        r"([\d.]+) GB in all",
+        r"([\d.]+) GB(?: \||; about two minutes| of pinned packages)",
+    ):
+        found = [set(re.findall(pattern, " ".join(text.split()))) for text in texts]
+        said = [each for each in found if each]
+        assert len(said) > 1, pattern
+        common = set.intersection(*said)
+        assert common, (pattern, said)
+
+
 def test_commands_and_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
     found = list(commands())
     assert len(found) > 8

@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 import seal
@@ -40,6 +41,30 @@ def test_the_forge_runs_what_a_contributor_runs_on_every_python_that_is_promised
     assert targets
     for target in targets:
         assert re.search(rf"^{target}:", read("Makefile"), re.MULTILINE)
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package -> version of a lock."""
+    found = re.findall(r"^([\w.-]+)==([^\s;\\]+)", read(name), re.MULTILINE)
+    return {package.lower().replace("_", "-"): version.partition("+")[0] for package, version in found}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_what_a_run_needs_is_locked_with_hashes_apart_from_what_tests_need(platform: str) -> None:
+    text = re.sub(r"\\\n", "", read(f"requirements/{platform}.txt"))
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert all("--hash=sha256:" in line for line in lines)
+    locked, everything = pins(f"requirements/{platform}.txt"), pins("requirements.txt")
+    wanted = [*PROJECT["dependencies"]]
+    for extra in ("documents", "serving", "remote", "plots"):
+        wanted += PROJECT["optional-dependencies"][extra]
+    names = {re.split(r"[\s<>=!~;\[]", each, maxsplit=1)[0].lower() for each in wanted}
+    assert names - locked.keys() == set()
+    assert names - everything.keys() == set()
+    shared = locked.keys() & everything.keys()
+    assert {n: locked[n] for n in shared} == {n: everything[n] for n in shared}
+    assert {"pytest", "ruff", "mypy", "wandb", "mkdocs"} & locked.keys() == set()
+    assert any(name.startswith("nvidia-") for name in locked) is (platform == "cuda")
 
 
 def test_the_hooks_before_a_commit_are_those_of_the_check() -> None:
