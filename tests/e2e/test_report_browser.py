@@ -89,6 +89,11 @@ def test_a_page_is_readable_and_asks_for_nothing(
     browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     time.sleep(0.1)
     assert browser.run("document.documentElement.scrollWidth") <= width
+    cut = browser.run(
+        _count(".scroll, nav .wrap", "e.scrollWidth > e.clientWidth + 1 && !e.closest('.answers')")
+    )
+    assert width < 1600 or name != "good" or cut == 0
+    assert browser.run(_count("nav .wrap", "e.scrollWidth > e.clientWidth + 1")) == 0
     assert browser.run(CONTRAST) == []
     assert browser.run(_count("main p, td, dd, pre", "parseFloat(getComputedStyle(e).fontSize) < 11.5")) == 0
     dark = browser.run("getComputedStyle(document.body).backgroundColor") != "rgb(244, 246, 247)"

@@ -20,6 +20,7 @@ from seal.report import page as report
 from seal.report.charts import ticks
 from seal.report.grids import grid_or_none, grid_svg
 from seal.report.history import read_history, read_tasks
+from seal.report.metrics import lines, run_metrics
 from seal.report.regrade import regrade, save
 from seal.report.sinks import open_sinks
 from seal.report.texts import clipped, one_line, plain
@@ -113,6 +114,17 @@ def test_every_section_is_there_and_every_picture_has_a_description(finished: Pa
     assert "Passage" in page.text
     assert "gold: the year" in page.text
     assert page.text.count("kept") > 12
+
+
+def test_a_run_of_one_round_has_no_chart_of_a_single_dot(made_up: Any, tmp_path: Path) -> None:
+    made_up.MadeUpRun(tmp_path / "run", rounds=1, edits=4)
+    charts = {chart.title: chart for chart in report.run_view(tmp_path / "run").charts}
+    assert list(charts) == ["Score before and after", "Improvement", "Policy loss"]
+    row = next(row for row in lines(run_metrics(read_history(tmp_path / "run"))) if row["kind"] == "round")
+    means = [(bar.value, bar.low, bar.high) for bar in charts["Score before and after"].bars]
+    assert means == [(row[n]["mean"], row[n]["low"], row[n]["high"]) for n in ("before", "after")]
+    for chart in charts.values():
+        assert not hasattr(chart, "x") or len(chart.x) > 1
 
 
 def test_the_page_asks_for_nothing(finished: Path) -> None:

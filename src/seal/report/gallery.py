@@ -29,10 +29,15 @@ def arm_name(arm: str) -> str:
 
 
 def training_charts(history: History, metrics: RunMetrics) -> list[Chart]:
-    """Rewards, success rate, scores, improvement, stability and losses by round; none before the first."""
+    """Rewards, success rate, scores, improvement, stability and losses by round; none before the first.
+
+    A run of one round has no course to draw: its self-edits, its score before and after, its improvements.
+    """
     rounds = metrics.rounds
     if not rounds:
         return []
+    if len(rounds) == 1:
+        return [_before_and_after(metrics), _improvement(history), *_loss_charts(history)]
     x = tuple(str(r.iteration + 1) for r in rounds)
     reward = _series("mean reward", [r.reward for r in rounds])
     dots = tuple(
@@ -61,6 +66,18 @@ def training_charts(history: History, metrics: RunMetrics) -> list[Chart]:
         _stability(metrics, x),
     ]
     return charts + _loss_charts(history)
+
+
+def _before_and_after(metrics: RunMetrics) -> BarChart:
+    """The only round's mean scores without training and with it."""
+    (only,) = metrics.rounds
+    means = {"before": only.before, "after training": only.after}
+    bars = tuple(
+        Bar(name, mean.mean, mean.low, mean.high, "quiet" if name == "before" else "main")
+        for name, mean in means.items()
+    )
+    said = "; ".join(f"{bar.label} {label(bar.value, True)}" for bar in bars)
+    return BarChart("Score before and after", f"Mean score of the round's tasks: {said}", bars)
 
 
 def arm_chart(metrics: RunMetrics) -> BarChart | None:
@@ -114,7 +131,7 @@ def comparison_charts(histories: Sequence[History], all_metrics: Sequence[RunMet
     """Several runs side by side: mean rewards by round, and each arm's score."""
     charts: list[Chart] = []
     most = max((len(m.rounds) for m in all_metrics), default=0)
-    if most:
+    if most > 1:
         lines = tuple(
             Series(
                 h.name,
@@ -183,9 +200,9 @@ def _stability(metrics: RunMetrics, x: tuple[str, ...]) -> LineChart:
 
 def _loss_charts(history: History) -> list[Chart]:
     updates = [update.losses for update in history.updates.values() if update.losses]
-    if not updates:
-        return []
     count = sum(map(len, updates))
+    if count < 2:  # a single step has no course
+        return []
     series, first = [], 0
     for losses in updates:
         series.append(Series("", (None,) * first + losses + (None,) * (count - first - len(losses))))

@@ -289,6 +289,7 @@ def _environment(escape: bool = True) -> Any:
         "picture": lambda picture: Markup(picture.svg),
         "duration": _duration,
         "arm_name": arm_name,
+        "counted": counted,
         "cell": _cell,
         "code": lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape_text(text)))),
         "day": lambda text: datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M UTC") if text else "",
