@@ -14,7 +14,6 @@ import copy
 import math
 import os
 import random
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from seal.models.merge import merged
 from seal.models.window import window
 from seal.prompt import PromptContract, contract_of
 from seal.records import TrainingConfig, TrainingSequence
+from seal.scratch import scratch_folder
 from seal.seeds import derive
 from seal.selection import Pair
 from seal.thoughts import without_thoughts
@@ -162,9 +162,9 @@ def train_on_sequences(
         ConfigError: the batch cannot be shared by the processes.
     """
     model = loaded.model
-    with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch, _as_it_was(model):
+    with scratch_folder("sft") as scratch, _as_it_was(model):
         # Before the adapter: these tell PEFT and transformers whether DeepSpeed is in charge.
-        arguments = _arguments(model, training, seed, micro_batch, scratch)
+        arguments = _arguments(model, training, seed, micro_batch, str(scratch))
         with LoRAWrapper.from_config(model, training) as adapter:
             adapter.reset(derive(seed, "sft"))
             with _fitted(adapter.peft, loaded.tokenizer, rows, arguments, progress) as losses:
@@ -183,8 +183,8 @@ def finetune(
     longest = max(len(row.ids) for row in rows)
     if limit is not None and longest > limit:
         raise ModelError(f"a row has {longest} tokens, the model's window is {limit}", "split the passage")
-    with tempfile.TemporaryDirectory(prefix="seal-sft-") as scratch, _as_it_was(model):
-        arguments = _arguments(model, training, seed, training.batch_size, scratch)
+    with scratch_folder("sft") as scratch, _as_it_was(model):
+        arguments = _arguments(model, training, seed, training.batch_size, str(scratch))
         model.requires_grad_(True)
         try:
             with _fitted(model, loaded.tokenizer, rows, arguments) as losses:

@@ -31,6 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "sentences",
             "whole_file",
             "cache",
+            "scratch",
             "cloze",
             "trace",
             "thoughts",

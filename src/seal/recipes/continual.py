@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import random
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from seal.recipes.continual_report import matrices, summary
 from seal.recipes.query import lora_params
 from seal.records import AdaptJob, EvalPrompt, Sampling, SelfEdit, Task, TrainingSequence
 from seal.run.folder import Run
+from seal.scratch import scratch_folder
 from seal.seeds import derive
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class _Chain:
 
     def _train_and_merge(self, loop: InnerLoop, job: AdaptJob) -> float:
         """Returns the scale at which the adapter was merged; 0: rejected."""
-        with tempfile.TemporaryDirectory(prefix="seal-continual-") as folder:
+        with scratch_folder("continual") as folder:
             target = Path(folder) / "adapter"
             (outcome,) = loop.run([replace(job, save_to=str(target))])
             if outcome.error is not None:

@@ -9,13 +9,16 @@ import json
 import logging
 import netrc
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from seal.extras import need
 from seal.report.history import History
 from seal.report.metrics import flat, lines, run_metrics
+from seal.scratch import scratch_folder
 from seal.settings import SEALConfig
 from seal.whole_file import write_whole
 
@@ -120,7 +123,9 @@ class WandbTracker:
     """Weights & Biases: online with an account and a network, else offline in the run folder."""
 
     def __init__(self, config: SEALConfig, folder: Path) -> None:
-        import wandb
+        self._scratch, self._temporary = ExitStack(), ""
+        with self._own_temporary_folder():
+            import wandb
 
         options: dict[str, Any] = {
             "project": config.wandb_project or "seal",
@@ -137,7 +142,8 @@ class WandbTracker:
                 folder / "wandb",
             )
         try:
-            self._run = wandb.init(**options, mode=mode, settings=self._settings())  # type: ignore[arg-type]
+            with self._own_temporary_folder():
+                self._run = wandb.init(**options, mode=mode, settings=self._settings())  # type: ignore[arg-type]
         except wandb.errors.Error as error:
             log.warning("Weights & Biases cannot be reached, so it goes on offline: %s", error)
             self._run = wandb.init(**options, mode="offline", settings=self._settings())
@@ -158,6 +164,22 @@ class WandbTracker:
         """Write the summary and end."""
         self._run.summary.update(dict(values))
         self._run.finish()
+        self._scratch.close()
+
+    @contextmanager
+    def _own_temporary_folder(self) -> Iterator[None]:
+        """What Weights & Biases puts into the temporary folder goes into one that a kill does not leave."""
+        before = tempfile.tempdir, os.environ.get("TMPDIR")
+        if not self._temporary:
+            self._temporary = str(self._scratch.enter_context(scratch_folder("wandb")))
+        tempfile.tempdir = os.environ["TMPDIR"] = self._temporary
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before[0]
+            os.environ.pop("TMPDIR")
+            if before[1] is not None:
+                os.environ["TMPDIR"] = before[1]
 
 
 class TensorBoardTracker:

@@ -8,13 +8,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, ServeError
 from seal.extras import need
 from seal.protocols import FollowUp
 from seal.records import AdaptJob, AdaptOutcome
+from seal.scratch import scratch_folder
 from seal.serve import messages as m
 from seal.serve.exchange import Exchange, job_error
 from seal.serve.jobs import job_to_wire, outcome_from_wire
@@ -70,9 +70,9 @@ def remote_policy(link: Link) -> LoadedModel:
 
     client = TTTClient(link)
     told, files = client.command("health"), client.command("tokenizer")["files"]
-    with TemporaryDirectory(prefix="seal-tokenizer-") as folder:
+    with scratch_folder("tokenizer") as folder:
         for name, text in files.items():
-            (Path(folder) / Path(name).name).write_text(text, "utf-8")
+            (folder / Path(name).name).write_text(text, "utf-8")
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return LoadedModel(None, tokenizer, str(told["model"]), str(told["policy"]), contract_of(tokenizer))
 

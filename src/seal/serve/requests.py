@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from seal.domains.knowledge import KnowledgeIncorporation
 from seal.models.window import window
 from seal.prompt import contract_of
 from seal.records import AdaptJob, AdaptOutcome, Answer, Question, Task, TrainingSequence, Verdict
+from seal.scratch import scratch_folder
 from seal.serve import messages as m
 from seal.serve.jobs import check_job, outcome_to_wire
 
@@ -59,9 +59,9 @@ class Requests:
 
     def tokenizer_files(self) -> dict[str, str]:
         """The tokenizer's files by name, for clients that build jobs and hold no model."""
-        with TemporaryDirectory(prefix="seal-tokenizer-") as folder:
+        with scratch_folder("tokenizer") as folder:
             self._tokenizer.save_pretrained(folder)
-            return {file.name: file.read_text("utf-8") for file in sorted(Path(folder).iterdir())}
+            return {file.name: file.read_text("utf-8") for file in sorted(folder.iterdir())}
 
     def adopt(self, job: AdaptJob, job_id: str, adapters: Path | None) -> AdaptJob:
         """A client's job under the server's name for it.
