@@ -230,15 +230,16 @@ class _Run:
         self._todo += [_Work.of(part) for part in (left[:half], left[half:]) if part]
 
     def _end(self, worker: Worker, event: Died) -> None:
-        self._deaths, self._why = self._deaths + 1, event.why
-        log.warning("a worker ended: %s", event.why)
+        why = event.why.strip().partition("\n")[0][:300]  # a native trace may follow
+        self._deaths, self._why = self._deaths + 1, why
+        log.warning("a worker ended: %s", why)
         if event.for_good:
             self._lost.append(worker)
         # The search for one poisoned job in a batch takes two ends a halving.
         most = 2 * ((self._size or 1).bit_length() + 1) + len(self.workers)
         if self._deaths > most:
             raise AdaptError(
-                f"{self._deaths} workers of the inner loop ended, one after the other: {event.why}",
+                f"{self._deaths} workers of the inner loop ended, one after the other: {why}",
                 "use fewer workers or smaller batches if memory ran out",
             )
-        self._give_back(worker, blame=True, why=event.why)
+        self._give_back(worker, blame=True, why=why)

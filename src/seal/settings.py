@@ -11,6 +11,7 @@ from dataclasses import fields
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -55,7 +56,7 @@ def _loader(value: str) -> str:
 
 
 def _auto_or_natural(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**9):
         return value
     raise ValueError("must be auto or a whole number of at least 1")
 
@@ -63,6 +64,9 @@ def _auto_or_natural(value: Any) -> Any:
 def _base_url(value: str) -> str:
     if not re.match(r"^https?://[^\s/]+", value):
         raise ValueError("must begin with http:// or https://")
+    parts = urlsplit(value)
+    if parts.username or parts.password or parts.query:
+        raise ValueError("must hold no name, password or key: export that, and name it in api_key_env")
     return value.rstrip("/")
 
 
@@ -74,8 +78,8 @@ def _day(value: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1)]
-Natural = Annotated[int, tc.Number, Field(ge=1)]
-Count = Annotated[int, tc.Number, Field(ge=0)]
+Natural = Annotated[int, tc.Number, Field(ge=1, le=10**9)]
+Count = Annotated[int, tc.Number, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, tc.Number, Field(gt=0)]
 NonNegative = Annotated[float, tc.Number, Field(ge=0)]
 Rate = Annotated[float, tc.Number, Field(gt=0, le=1)]
@@ -299,7 +303,7 @@ class SEALConfig(Section):
     lora_r: tc.Rank = 16
     lora_alpha: tc.Alpha = 32.0
     lora_dropout: tc.Dropout = 0.1
-    max_length: Annotated[int, tc.Number, Field(ge=8)] = 2048
+    max_length: Annotated[int, tc.Number, Field(ge=8, le=10**9)] = 2048
     """Longest training sequence, in tokens; the model's own window applies as well."""
     domain: str = "knowledge_incorporation"
     """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""

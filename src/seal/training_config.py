@@ -37,7 +37,7 @@ class FirstError(FailFast):
 
 
 Number = BeforeValidator(_no_bool)
-Rank = Annotated[int, Number, Field(ge=1, description="LoRA rank.")]
+Rank = Annotated[int, Number, Field(ge=1, le=2**16, description="LoRA rank.")]
 Alpha = Annotated[
     float,
     Number,
@@ -54,12 +54,13 @@ Targets = Annotated[
     ),
 ]
 LearningRate = Annotated[float, Number, Field(gt=0, le=1, description="Peak learning rate.")]
-Epochs = Annotated[int, Number, Field(ge=0, description="Passes over the training sequences.")]
+Epochs = Annotated[int, Number, Field(ge=0, le=10**9, description="Passes over the training sequences.")]
 Steps = Annotated[
     int,
     Number,
     Field(
         ge=0,
+        le=10**9,
         description="Updates of the weights, equally many for all, in place of `epochs`; 0: epochs decide.",
     ),
 ]

@@ -133,6 +133,13 @@ def test_an_unknown_data_set(tmp_path: Path, capsys: Output) -> None:
         ("samples_per_iteration", "none"),
         ("seed", "-1"),
         ("keep_k", "9"),
+        ("lora_r", "1" + 400 * "0"),
+        ("lora_alpha", "1" + 400 * "0"),
+        ("seed", "1" + 400 * "0"),
+        ("inner.epochs", "1" + 400 * "0"),
+        ("inner.slots", "1" + 400 * "0"),
+        ("max_length", "1" + 400 * "0"),
+        ("max_outer_iterations", "1" + 400 * "0"),
         ("data_config.max_samples", "0"),
     ],
 )
@@ -201,6 +208,19 @@ def test_a_judge_without_its_key(tmp_path: Path, capsys: Output, monkeypatch: py
 
 
 # --- folders --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["http://user:hunter2@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?api_key=hunter2"]
+)
+def test_a_password_in_an_address_is_refused_and_shown_nowhere(
+    address: str, tmp_path: Path, capsys: Output
+) -> None:
+    judge = {"grader.kind": "judge", "grader.base_url": address}
+    error = refused_or_listed(capsys, [*train(tmp_path / "run"), *sets(judge)])
+    assert "grader.base_url: must hold no name, password or key" in error
+    assert "hunter2" not in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_run_and_other_files_are_left_alone(tmp_path: Path, capsys: Output) -> None:

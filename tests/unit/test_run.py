@@ -168,6 +168,18 @@ def test_logs_go_to_both_places_and_hold_no_secret(
         assert secret not in terminal + "".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("at http://user:hunter2@host:9/v1", "at http://***@host:9/v1"),
+        ("at https://host/v1?api_key=hunter2&x=1", "at https://host/v1?***&x=1"),
+        ("see https://host/a@b and me@host.org", "see https://host/a@b and me@host.org"),
+    ],
+)
+def test_credentials_in_addresses_are_shown_nowhere(text: str, told: str) -> None:
+    assert log.redact(text) == told
+
+
 def test_setting_up_again_replaces_the_handlers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log.set_up("WARNING", tmp_path)
     log.set_up("WARNING")

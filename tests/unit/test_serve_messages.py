@@ -102,7 +102,7 @@ def test_the_digest_is_of_the_content_alone() -> None:
         ({"train_sequences": [], "lora_rank": True}, "bad_request", "lora_rank"),
         ({"train_sequences": [], "lora_rank": 0}, "bad_request", "lora_rank"),
         ({"train_sequences": [], "lora_rank": 257}, "limit", "257"),
-        (b'{"train_sequences": [], "lora_rank": 1' + b"0" * 400 + b"}", "limit", "lora_rank"),
+        (b'{"train_sequences": [], "lora_rank": 1' + b"0" * 400 + b"}", "bad_request", "lora_rank"),
         (b'{"train_sequences": [], "lora_alpha": 1' + b"0" * 400 + b"}", "bad_request", "lora_alpha"),
         ({"train_sequences": [], **{f"k{i}": 1 for i in range(200)}}, "limit", "201 keys"),
         ({"train_sequences": [], "finetune_epochs": 101}, "limit", "101"),

@@ -183,6 +183,8 @@ def _explain(error: Exception, prog: str) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"{where}the disk is full. Free some space, then go on with `seal resume RUN`", 2)
         return _fail(f"{where}{error.strerror or error}", 2)
+    if isinstance(error, MemoryError):
+        return _fail("there is not enough memory. Use a smaller model or fewer inner.workers", 2)
     cause = " ".join(str(error).split())
     return _fail(f"unexpected {type(error).__name__}: {cause}. Run it again with --debug and report it", 1)
 

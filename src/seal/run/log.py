@@ -17,16 +17,21 @@ if TYPE_CHECKING:
 _SECRET_NAME = re.compile(r"(^|_)(API_?)?(KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a model may write and a terminal would obey."""
+_IN_ADDRESS = re.compile(
+    r"(?<=://)[^/\s@'\"]+(?=@)|(?<=[?&])(?:[\w-]*(?:key|token|secret|password))=[^&\s'\"]+", re.IGNORECASE
+)
+"""Credentials in an address: in front of its host, or in its query."""
 _SHORTEST_SECRET = 6
 """Shorter values are switches (`USE_TOKEN=1`), not secrets; blanking them would garble every line."""
 
 
 def redact(text: str) -> str:
-    """`text` with the values of environment variables named like secrets replaced by their names."""
+    """`text` without secrets: *** for credentials in addresses, and for the values of environment variables
+    that are named like secrets their names."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and value in text:
             text = text.replace(value, f"<{name}>")
-    return text
+    return _IN_ADDRESS.sub("***", text)
 
 
 class _Plain(logging.Formatter):
