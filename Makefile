@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-all check docs lock clean
+.PHONY: help demo test test-slow test-faults test-all check docs lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,6 +27,10 @@ test: $(READY) ## the fast tests, one of them on the real built-in model (under 
 
 test-slow: $(READY) ## the others: benchmarks, load, several processes (about ten minutes)
 	@$(PYTEST) -m slow
+
+test-faults: $(READY) ## faults injected, hostile input, every guard taken away once (an hour and a half)
+	@SEAL_FAULTS=1 $(BIN)/python -m pytest -q -n 0 -s --timeout 3600 tests/faults
+	@$(BIN)/python tests/faults/mutants.py
 
 test-all: $(READY) ## every test that this machine can run
 	@$(PYTEST)

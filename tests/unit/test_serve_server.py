@@ -283,6 +283,9 @@ def test_a_graders_outage_is_an_error_and_never_a_wrong_answer(tiny: Any) -> Non
 
     with serving(tiny, Ungraded()) as (address, _, _server):
         assert ask(address, REQUEST)["error"] == "GradingError: an answer has no verdict: the judge is away"
+        (outcome,) = RemoteInnerLoop(Link(address)).run([_job("j")])
+        assert outcome.adapted[0].verdict is Verdict.ERROR
+        assert ask(address, envelope("status"))["replies"] == 0  # asked again, it is graded again
 
 
 def test_shutdown_finishes_what_runs_and_fails_what_waits(tiny: Any) -> None:
