@@ -78,6 +78,18 @@ def test_a_whole_file_is_flushed_before_it_takes_its_place(tmp_path: Path, event
     assert [kind for kind, _ in events] == ["fsync", "replace"]
 
 
+def test_a_write_that_fails_leaves_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_whole(tmp_path / "file", "old")
+
+    def fails(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(tmp_path / "file", "new")
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
+
+
 def test_a_checkpoint_is_flushed_before_it_takes_its_place(
     tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:

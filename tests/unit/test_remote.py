@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from raw_server import raw_server
 from seal.cli import main
 from seal.domains.knowledge import KnowledgeIncorporation
 from seal.errors import GenerationError
@@ -138,37 +138,6 @@ def test_what_is_no_completion_is_no_verdict(server: Server, kind: str) -> None:
 
 
 # --- slow, huge, elsewhere -------------------------------------------------------------------------------
-
-
-@contextmanager
-def raw_server(send: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that reads what comes first and then does `send`, until its client has left; its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    threads: list[threading.Thread] = []
-
-    def answer(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            connection.settimeout(10)
-            connection.recv(65536)
-            send(connection)
-            connection.shutdown(socket.SHUT_WR)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                threads.append(threading.Thread(target=answer, args=(connection,), daemon=True))
-                threads[-1].start()
-
-    accepting = threading.Thread(target=accept, daemon=True)
-    accepting.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        for thread in (accepting, *threads):
-            thread.join(20)
 
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
