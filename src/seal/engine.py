@@ -112,6 +112,6 @@ def _models(loaded: LoadedModel, n: int) -> list[WorkerModel]:
     places = [
         f"cuda:{((device.index or 0) + i) % gpus}" if device.type == "cuda" else "cpu" for i in range(n)
     ]
-    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    dtype = loaded.quantised or str(loaded.model.dtype).removeprefix("torch.")
     handed, told = shared(loaded), loaded.contract.settings
     return [WorkerModel(loaded.source, loaded.version, place, dtype, handed, told) for place in places]

@@ -288,7 +288,7 @@ class SEALConfig(Section):
     """Model to teach: a Hugging Face id, a folder, a .gguf file, or a built-in name (see `seal doctor`)."""
     device: str = "auto"
     """Where it runs: auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"] = "auto"
     """Number format of the base weights; auto: the best that the device is fast at."""
     max_outer_iterations: Count = 1000
     """ReST-EM rounds; 0: evaluation only."""

@@ -397,7 +397,8 @@ def test_dtypes() -> None:
     assert pick_dtype("float32", cpu) is torch.float32
     assert pick_dtype("bfloat16", cpu, small=True) is torch.bfloat16
     assert pick_dtype("auto", cpu, small=True) is torch.float32
-    with pytest.raises(ModelError, match=r"unknown dtype 'float16' \(use one of auto, float32, bfloat16\)"):
+    said = r"unknown dtype 'float16' \(use one of auto, float32, bfloat16, int8, nf4\)"
+    with pytest.raises(ModelError, match=said):
         pick_dtype("float16", cpu)
     rounded = load_model("tiny-random-llama", dtype="bfloat16").model
     assert rounded.dtype == torch.bfloat16

@@ -135,16 +135,18 @@ def _memory(config: SEALConfig, model: _Model) -> str:
     """What one process of the inner loop needs, and how much it does at once with it."""
     from seal.inner.memory import capacity, footprint, free_bytes
     from seal.models.load import SMALL_BYTES, pick_device, pick_dtype
+    from seal.models.quantise import stored_bytes
 
     if model.shape is None:
         return model.note
     place = pick_device(config.device)
     dtype = pick_dtype(config.dtype, place, small=4 * model.parameters < SMALL_BYTES)
-    need = footprint(model.shape(), config.inner_training(), place, dtype)
+    made = model.shape()
+    need = footprint(made, config.inner_training(), place, dtype)
     free = free_bytes(place)
     inner = config.inner
     chosen = capacity(need, free, place, inner.slots, inner.token_budget, inner.recompute)
-    base = model.parameters * dtype.itemsize
+    base = stored_bytes(made, dtype, config.dtype)
     return (
         f"about {_size(base + need.total(chosen))} in each process: {_size(base)} the model, "
         f"{counted(chosen.slots, 'adapter')} of {_size(need.adapter)}, "

@@ -119,7 +119,7 @@ class DeviceOptions:
     """Where a model runs, and in which type."""
 
     device: Annotated[str, Option(help="auto, cpu, mps, cuda or cuda:1.")] = "auto"
-    dtype: Annotated[str, Option(help="auto, float32 or bfloat16.")] = "auto"
+    dtype: Annotated[str, Option(help="auto, float32, bfloat16, int8 or nf4.")] = "auto"
 
     def settings(self) -> dict[str, str]:
         """The same as settings, for `seal.recipes.pipeline.settings`."""

@@ -9,28 +9,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from seal.models.quantise import dequantised, is_quantised, layer_shape
+
 
 class FrozenLinears:
     """Linear layers of one input (q, k and v; gate and up): their outputs side by side, no weight gradient.
 
     On a CPU in bf16 the weights are put side by side and reordered once for oneDNN, in both directions;
     otherwise every call would reorder them again. Elsewhere the layers' own weights are used, uncopied.
+    Quantised layers compute as their package does; in the backward pass their weights are numbers again.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = tuple(modules)
+        shapes = [layer_shape(module) for module in modules]
+        self.sizes = tuple(outputs for outputs, _ in shapes)
+        self.features = shapes[0][1]
+        self.quantised = any(is_quantised(module) for module in modules)
         self._read()
-        self.sizes = tuple(int(w.shape[0]) for w in self.weights)
-        self.features = int(self.weights[0].shape[1])
 
     def _read(self) -> None:
+        self._packed: tuple[Tensor, Tensor] | None = None
+        if self.quantised:
+            return
         raw = [m.weight.detach() for m in self.modules]  # type: ignore[union-attr, operator, unused-ignore]
         self._state = [_state(m) for m in self.modules]
         self.weights: list[Tensor] = [
             w.t() if isinstance(m, Conv1D) else w for m, w in zip(self.modules, raw, strict=True)
         ]
         self.biases: list[Tensor | None] = [m.bias for m in self.modules]  # type: ignore[misc]
-        self._packed: tuple[Tensor, Tensor] | None = None
         self._bias: Tensor | None = None
         if raw[0].device.type == "cpu" and raw[0].dtype == torch.bfloat16 and _onednn_bf16():
             weight_OD = torch.cat(self.weights) if len(raw) > 1 else self.weights[0].contiguous()
@@ -45,11 +52,14 @@ class FrozenLinears:
 
     def refresh(self) -> None:
         """Read the weights again if somebody wrote to one (an adapter was merged) or replaced it."""
-        if any(_changed(m, s) for m, s in zip(self.modules, self._state, strict=True)):
+        if not self.quantised and any(_changed(m, s) for m, s in zip(self.modules, self._state, strict=True)):
             self._read()
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) → (T, O), the layers' outputs side by side."""
+        if self.quantised:
+            own = [type(module).forward(module, x_TD) for module in self.modules]
+            return torch.cat(own, dim=-1) if len(own) > 1 else own[0]
         if self._packed is not None:
             return _packed_linear(x_TD, self._packed[0], self._bias)
         outs = [F.linear(x_TD, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
@@ -60,8 +70,9 @@ class FrozenLinears:
         if self._packed is not None:
             return _packed_linear(grad_TO, self._packed[1], None)
         segments = grad_TO.split(self.sizes, dim=-1)
-        grad_TD: Tensor = segments[0] @ self.weights[0]
-        for segment, weight in zip(segments[1:], self.weights[1:], strict=True):
+        weights = [dequantised(m).to(grad_TO.dtype) for m in self.modules] if self.quantised else self.weights
+        grad_TD: Tensor = segments[0] @ weights[0]
+        for segment, weight in zip(segments[1:], weights[1:], strict=True):
             grad_TD.addmm_(segment, weight)
         return grad_TD
 

@@ -75,9 +75,10 @@ def footprint(
     from seal.inner.adapter import RANK_STEP
     from seal.inner.precision import full_dtype
     from seal.models.lora import linear_modules, target_modules
+    from seal.models.quantise import is_quantised, layer_shape
 
     modules: dict[str, Any] = linear_modules(model)
-    layers = {name: tuple(module.weight.shape) for name, module in modules.items()}
+    layers = {name: layer_shape(module) for name, module in modules.items()}
     features = sum(sum(shape) for shape in layers.values())
     weights = sum(a * b for a, b in layers.values())
     rank = -(-training.rank // RANK_STEP) * RANK_STEP
@@ -85,10 +86,11 @@ def footprint(
     on_cpu, state = device.type == "cpu", full_dtype(dtype).itemsize
     config = model.config.get_text_config()
     norms = 24 * config.hidden_size * config.num_hidden_layers  # in fp32 whatever the model's type
+    reordered = on_cpu and dtype == torch.bfloat16 and not any(map(is_quantised, modules.values()))
     kept = 2 * dtype.itemsize * features + norms + state * rank * len(layers)
     n_layers = config.num_hidden_layers
     return Footprint(
-        reordered=2 * weights * dtype.itemsize if on_cpu and dtype == torch.bfloat16 else 0,
+        reordered=2 * weights * dtype.itemsize if reordered else 0,
         adapter=factors * (4 * state + (0 if on_cpu else dtype.itemsize)),
         token=kept,
         recomputed=n_layers * config.hidden_size * dtype.itemsize + kept // n_layers,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from seal.errors import ModelError
 from seal.models import builtin, gguf, pickled
 from seal.models.checkpoint import MANIFEST, folder_version, no_progress_bars, one_line, verify_checkpoint
+from seal.models.quantise import QUANTISED, quantise
 from seal.prompt import PromptContract, PromptSettings, adopt
 from seal.prompt_check import build_contract, own_ends, settle_ends
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUILTIN_NAMES = (*gguf.WHEELS, *builtin.NAMES)
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", *QUANTISED)
 #: Seconds until a hub that does not answer counts as out of reach.
 _HUB_SECONDS = 5.0
 #: Weights below this many bytes gain nothing from bfloat16 and lose exactness.
@@ -46,6 +47,8 @@ class LoadedModel:
     """Short content hash of config and weights: equal for equal models, whatever device and dtype."""
     contract: PromptContract
     """How texts become what the model reads."""
+    quantised: str = ""
+    """What its linear layers are stored in, see `seal.models.quantise`; empty: in the model's own type."""
 
 
 def load_model(
@@ -58,7 +61,7 @@ def load_model(
             pin a revision (`owner/model@revision`).
         device: "auto" (cuda, else mps, else cpu), "cpu", "mps", "cuda" or "cuda:1".
         dtype: "auto" (bfloat16 where the hardware computes in it, else float32; small models always
-            float32), "float32" or "bfloat16".
+            float32), "float32" or "bfloat16"; "int8" or "nf4": as auto, with quantised linear layers.
         prompts: arguments and date for the chat template.
 
     Raises:
@@ -69,12 +72,12 @@ def load_model(
         model, tokenizer, version = builtin.build(name)
         for parameter in model.parameters():  # not model.to(dtype): that would round the rotary buffers too
             parameter.data = parameter.data.to(pick_dtype(dtype, place, small=True))
-        return _ready(model, tokenizer, name, version, place, prompts)
+        return _ready(model, tokenizer, name, version, place, prompts, dtype)
     folder = resolve(name)
     version = verify_checkpoint(folder) if (folder / MANIFEST).is_file() else folder_version(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     kind = pick_dtype(dtype, place, small=size < SMALL_BYTES)
-    return _ready(*_from_folder(folder, name, kind), name, version, place, prompts)
+    return _ready(*_from_folder(folder, name, kind), name, version, place, prompts, dtype)
 
 
 def require_model(name: str, device: str = "auto", dtype: str = "auto") -> None:
@@ -150,7 +153,7 @@ def pick_dtype(dtype: str, place: torch.device, *, small: bool = False) -> torch
 
     if dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}", f"use one of {', '.join(DTYPES)}")
-    if dtype != "auto":
+    if dtype != "auto" and dtype not in QUANTISED:
         return torch.float32 if dtype == "float32" else torch.bfloat16
     return torch.bfloat16 if not small and _computes_in_bfloat16(place.type) else torch.float32
 
@@ -177,6 +180,7 @@ def _ready(
     version: str,
     place: torch.device,
     prompts: PromptSettings | None,
+    dtype: str,
 ) -> LoadedModel:
     import torch
 
@@ -190,12 +194,15 @@ def _ready(
     contract = adopt(replace(contract, notes=notes + contract.notes))
     for note in contract.notes:
         _say(note)
+    kind = dtype if dtype in QUANTISED else ""
     try:
+        if kind:
+            quantise(model, kind, place)
         model.to(device=place)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name} does not fit on {place}", "use a smaller model or device: cpu") from error
     model.eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, name, version, contract)
+    return LoadedModel(model, tokenizer, name, version, contract, kind)
 
 
 @cache

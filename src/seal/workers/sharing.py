@@ -18,10 +18,10 @@ _SHARED = Path("/dev/shm")
 
 def shared(loaded: LoadedModel) -> LoadedModel | None:
     """`loaded` as it is handed to other processes, its weights moved to shared memory; they must not change
-    while others read them. None where there is no room for them, or they are not the CPU's.
+    while others read them. None where there is no room for them, or they are quantised or not the CPU's.
     """
     model = loaded.model
-    if model.device.type != "cpu":
+    if model.device.type != "cpu" or loaded.quantised:
         return None
     weights = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in model.parameters()}
     moved = sum(storage.nbytes() for storage in weights.values() if not storage.is_shared())
