@@ -88,6 +88,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(uninterrupted: Path, tmp_path: Path) -> None:
     """One run, killed among adapters and self-edits, in the M-step, and while saving its policy."""
     folder, log = tmp_path / "run", tmp_path / "log"

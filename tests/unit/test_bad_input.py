@@ -276,7 +276,9 @@ cp "$2/run/journal.jsonl" "$2/../journal.jsonl"
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("size", ["4k", pytest.param("24k", marks=pytest.mark.slow), "120k"])
+@pytest.mark.parametrize(
+    "size", ["4k", *(pytest.param(size, marks=pytest.mark.slow) for size in ("24k", "120k"))]
+)
 def test_a_full_disk_loses_nothing(size: str, tmp_path: Path) -> None:
     """A real small file system fills up: as the run begins, in the journal, in the checkpoint."""
     disk = tmp_path / "disk"

@@ -97,6 +97,7 @@ def carry_out(folder: Path, **more: Any) -> dict[tuple[str, str], Any]:
     return {(r.kind, r.key): untimed(r.data) for r in rows if r.kind != "phase"}
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_number_of_a_run(tmp_path: Path) -> None:
     one = carry_out(tmp_path / "one", max_outer_iterations=1)
     two = carry_out(tmp_path / "two", max_outer_iterations=1, **{"inner.workers": 2})

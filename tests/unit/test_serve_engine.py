@@ -79,6 +79,7 @@ def address(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_workers_share_the_queue_and_one_that_dies_costs_nobody_a_reply(tiny: Any) -> None:
     loaded = tiny()
     pool = inner_loop(loaded, EngineSettings(workers=2, slots=2), None)
