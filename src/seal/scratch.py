@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+_NAME = "seal-scratch-"
+"""What such folders alone are called: models and runs that somebody keeps in the same place stay."""
 _SETTLED_S = 60.0
 """Age at which a folder without an owner has lost it, and is not one that is being made right now."""
 
@@ -19,7 +21,7 @@ _SETTLED_S = 60.0
 def scratch_folder(purpose: str) -> Iterator[Path]:
     """A temporary folder, gone afterwards. What killed processes left of such folders goes as well."""
     _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=f"seal-{purpose}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_NAME}{purpose}-"))
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)  # held until this process ends, however it ends
@@ -30,7 +32,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def _sweep() -> None:
-    for folder in Path(tempfile.gettempdir()).glob("seal-*-????????"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{_NAME}*-????????"):
         with contextlib.suppress(OSError):
             stat = folder.lstat()
             if stat.st_uid != os.getuid() or time.time() - stat.st_ctime < _SETTLED_S:

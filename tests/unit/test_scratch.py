@@ -53,11 +53,17 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tmp_pat
         dead.wait(20)
         assert left.is_dir()
         (tmp_path / "seal-thesis").mkdir()
-        (tmp_path / "seal-sft-abcdefgh").symlink_to(tmp_path / "seal-thesis")
+        (tmp_path / "seal-taught-abcdefgh").mkdir()  # `seal.teach` without `out`: somebody's model
+        (tmp_path / "seal-scratch-sft-abcdefgh").symlink_to(tmp_path / "seal-thesis")
         with scratch_folder("sft"):
             assert not left.exists()
             assert (held / "weights").exists()
-        assert {p.name for p in tmp_path.iterdir()} == {held.name, "seal-thesis", "seal-sft-abcdefgh"}
+        assert {p.name for p in tmp_path.iterdir()} == {
+            held.name,
+            "seal-thesis",
+            "seal-taught-abcdefgh",
+            "seal-scratch-sft-abcdefgh",
+        }
     finally:
         alive.communicate("go on\n", timeout=20)
         dead.communicate()
