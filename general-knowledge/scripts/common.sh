@@ -21,7 +21,7 @@ set +a
 # The site's GPUs: sbatch has read its options already, so a job without them is submitted again with them.
 if [[ -n "${SEAL_GRES:-}" && -n "${SLURM_JOB_ID:-}" && -z "${SLURM_JOB_GPUS:-}${CUDA_VISIBLE_DEVICES:-}" &&
   -z "${SEAL_GRES_ASKED:-}" ]]; then
-  again=$(SEAL_GRES_ASKED=1 sbatch --parsable --gres="$SEAL_GRES" "$SEAL_SCRIPT")
+  again=$(SEAL_GRES_ASKED=1 sbatch --parsable --gres="$SEAL_GRES" "$SEAL_SCRIPT" "$@")
   echo "submitted again as job $again with --gres=$SEAL_GRES"
   exit 0
 fi

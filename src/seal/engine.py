@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from seal.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from seal.cluster.crew import RaySettings
     from seal.models.load import LoadedModel
     from seal.protocols import InnerLoop
     from seal.workers.process import WorkerModel
@@ -38,6 +39,8 @@ class EngineSettings:
     """This client's key_secret file, for a server with CURVE keys."""
     recompute: bool = False
     """Compute layers again in the backward pass instead of keeping them."""
+    ray: RaySettings | None = None
+    """A Ray cluster whose actors share the work."""
 
 
 def default_batch(device: torch.device) -> int:
@@ -61,7 +64,8 @@ def default_workers(loaded: LoadedModel) -> int:
 
 
 def inner_loop(loaded: LoadedModel, settings: EngineSettings, batch: int | None) -> InnerLoop:
-    """The engine for `loaded`: this process, worker processes that share the cores or GPUs, or a server.
+    """The engine for `loaded`: this process, worker processes that share the cores or GPUs, a server, or
+    actors of a Ray cluster.
 
     Args:
         loaded: the policy; its weights must not change while the engine is open.
@@ -80,6 +84,8 @@ def inner_loop(loaded: LoadedModel, settings: EngineSettings, batch: int | None)
     device = loaded.model.device
     slots = settings.slots or default_slots(device)
     budget = settings.token_budget or default_token_budget(device)
+    if settings.ray is not None:
+        return _cluster(loaded, settings.ray, settings, slots, budget, batch)
     n = settings.workers or default_workers(loaded)
     if n == 1:
         local = LocalInnerLoop(loaded, slots=slots, token_budget=budget, recompute=settings.recompute)
@@ -96,6 +102,39 @@ def _remote(loaded: LoadedModel, server: str, keys: Path | None) -> InnerLoop:
     from seal.workers.remote import RemoteWorker
 
     return Pool([RemoteWorker(find(server, keys), loaded.version)], None)
+
+
+def _cluster(
+    loaded: LoadedModel,
+    ray: RaySettings,
+    settings: EngineSettings,
+    slots: int,
+    budget: int,
+    batch: int | None,
+) -> InnerLoop:
+    import torch
+
+    from seal.cluster.crew import RayCrew
+    from seal.models.load import resolve
+    from seal.pool import Pool
+    from seal.workers.process import WorkerModel, WorkerSetup
+
+    if batch is None:
+        raise ConfigError("a server's queue cannot be shared out to Ray", "leave inner.backend out")
+    device = "cuda:0" if loaded.model.device.type == "cuda" else "cpu"  # Ray shows an actor its own GPU alone
+    here = ray.where is None
+    n = settings.workers or (default_workers(loaded) if here else None)
+    threads = max(1, torch.get_num_threads() // n) if n and here else 1
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    model = WorkerModel(loaded.source, loaded.version, device, dtype, prompts=loaded.contract.settings)
+    weights = sum(p.numel() for p in loaded.model.parameters()) * loaded.model.dtype.itemsize
+    memory = 0 if here else _MEMORY_FACTOR * weights
+    crew = RayCrew(
+        replace(ray, workers=n, memory=memory),
+        WorkerSetup(model, threads, slots, budget, settings.recompute),
+        lambda: resolve(loaded.source),
+    )
+    return Pool(crew.workers(), batch, attend=crew.attend)
 
 
 def _models(loaded: LoadedModel, n: int) -> list[WorkerModel]:

@@ -112,6 +112,8 @@ class EStep:
     def close(self) -> None:
         """Free what the engine holds beside the policy (its worker processes); more work brings it back."""
         self.evaluator.loop.close()
+        if self.sampler is not None and (close := getattr(self.sampler.generator, "close", None)):
+            close()
 
     def record(self, kind: str, key: str, record: object) -> None:
         """Record what is new; an item that a crash left behind from a batch run again stays as it is."""

@@ -33,6 +33,7 @@ MODULES = {
     "charset_normalizer": "documents",
     "matplotlib": "plots",
     "deepspeed": "deepspeed",
+    "ray": "ray",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
     "trackio": "trackio",

@@ -29,6 +29,7 @@ from seal.reward import edit_results
 from seal.seeds import derive
 from seal.selection import select
 from seal.settings import SEALConfig
+from seal.spending import FILE as SPENDING
 
 if TYPE_CHECKING:
     from seal.estep import EStep
@@ -56,7 +57,9 @@ class SEALFramework:
         self.folder = run or Run.create(next_free(config.output_dir), config)
         data = setup.load_data(config)
         base = load_model(config.model_name, config.device, config.dtype, config.prompts())
-        self.grader = setup.grader(config, base)
+        self.purse = setup.purse(config)
+        self.purse.keep_in(self.folder.path / SPENDING)
+        self.grader = setup.grader(config, base, self.purse)
         self.domain = setup.make_domain(config, self.grader)
         self.data = setup.fitting(data, self.domain, base)
         self.tasks = {task.id: task for task in self.data.train}
@@ -64,11 +67,11 @@ class SEALFramework:
         setup.check_tasks(self.domain, [*self.tasks.values(), *val_tasks], base)
         self.base_version = base.version
         self.reward_model = setup.reward_model(config, self.domain)
-        self.optimizer = ReSTEMOptimizer(config.sft.training())
+        self.optimizer = ReSTEMOptimizer(config.sft.training(), adapters=config.generation.follow == "lora")
         self.held_out = HeldOut(
             self.domain, val_tasks, evaluation.arms, evaluation.samples, config.seed, evaluation.in_context
         )
-        self.estep = setup.estep(config, self.folder, self.domain, self.grader, base)
+        self.estep = setup.estep(config, self.folder, self.domain, self.grader, base, self.purse)
 
     def run(self) -> Summary:
         """Evaluate, go through the rounds, evaluate again."""
@@ -210,7 +213,7 @@ class SEALFramework:
                 f"{source} holds policy {policy.version}, and the run went on with {version}",
                 "restore the folder from a copy, or begin a new run",
             )
-        self.estep = setup.estep(config, self.folder, self.domain, self.grader, policy)
+        self.estep = setup.estep(config, self.folder, self.domain, self.grader, policy, self.purse)
         return self.estep
 
     def _success_rate(self, iteration: int) -> float:

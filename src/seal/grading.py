@@ -16,6 +16,7 @@ from seal.lexical import is_correct
 from seal.plugins import build, is_import_path, load_kind
 from seal.records import Question, Sampling, Verdict
 from seal.remote import RemoteModel
+from seal.spending import Price, Purse
 from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class JudgeGrader:
         backoff: seconds before the second try; doubles every try, at most 30.
         max_tokens: length of the reply; raise it for a judge that thinks aloud first.
         prompt: `JUDGE_PROMPT` or one's own with the same placeholders.
+        purse: pays for requests; None: nobody counts.
+        price: of the judge's tokens.
     """
 
     def __init__(
@@ -104,6 +107,8 @@ class JudgeGrader:
         backoff: float = 1.0,
         max_tokens: int = 16,
         prompt: str = JUDGE_PROMPT,
+        purse: Purse | None = None,
+        price: Price | None = None,
     ) -> None:
         counts = {"concurrency": concurrency, "attempts": attempts, "max_tokens": max_tokens}
         for name, value in counts.items():
@@ -115,7 +120,9 @@ class JudgeGrader:
             raise ConfigError("the judge has no model name", "set it to a model that the endpoint serves")
         need("tenacity", "a judge")
         self._prompt = _checked_prompt(prompt)
-        self._remote = RemoteModel(model, base_url, api_key_env, timeout=timeout, what="judge ")
+        self._remote = RemoteModel(
+            model, base_url, api_key_env, timeout=timeout, what="judge ", purse=purse, price=price
+        )
         self._concurrency, self._attempts = concurrency, attempts
         self._backoff, self._max_tokens = backoff, max_tokens
 

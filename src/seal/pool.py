@@ -36,13 +36,18 @@ class Pool:
         workers: may be added to and taken from during a run.
         batch: jobs in a batch; None: single jobs, which join what a worker is at.
         pause: waits for some seconds.
+        attend: called with the workers before every look at them; may add some and take some away.
     """
 
     def __init__(
-        self, workers: Sequence[Worker], batch: int | None, pause: Callable[[float], None] = time.sleep
+        self,
+        workers: Sequence[Worker],
+        batch: int | None,
+        pause: Callable[[float], None] = time.sleep,
+        attend: Callable[[list[Worker]], None] | None = None,
     ) -> None:
         self.workers = list(workers)
-        self.batch, self._pause = batch, pause
+        self.batch, self._pause, self._attend = batch, pause, attend
 
     @property
     def slots(self) -> int:
@@ -61,6 +66,8 @@ class Pool:
         try:
             while not work.finished:
                 quiet = True
+                if self._attend is not None:
+                    self._attend(self.workers)
                 work.keep(self.workers)
                 for worker in list(work.workers):
                     if not worker.ready:
@@ -242,4 +249,4 @@ class _Run:
                 f"{self._deaths} workers of the inner loop ended, one after the other: {why}",
                 "use fewer workers or smaller batches if memory ran out",
             )
-        self._give_back(worker, blame=True, why=why)
+        self._give_back(worker, blame=not event.innocent, why=why)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from seal.errors import ConfigError, GenerationError
 from seal.extras import need
+from seal.spending import Price, Purse, tokens
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Reply:
     n_tokens: int
     """As the server counts them; 0 where it does not."""
     finish: Literal["stop", "length"]
+    n_read: int = 0
+    """Tokens of the prompt, as the server counts them."""
 
 
 class RemoteModel:
@@ -68,13 +71,23 @@ class RemoteModel:
         api_key_env: variable that holds the key; empty for servers that need none.
         timeout: seconds one request may take, from its start to the last byte of the reply.
         what: how messages call it, before its name.
+        purse: pays for requests; None: nobody counts.
+        price: of its tokens.
 
     Raises:
         ConfigError: the address is none, or the variable is not set.
     """
 
     def __init__(
-        self, model: str, base_url: str = "", api_key_env: str = "", *, timeout: float, what: str = ""
+        self,
+        model: str,
+        base_url: str = "",
+        api_key_env: str = "",
+        *,
+        timeout: float,
+        what: str = "",
+        purse: Purse | None = None,
+        price: Price | None = None,
     ) -> None:
         parts = urlsplit(base_url)
         if base_url and (parts.scheme not in ("http", "https") or not parts.hostname):
@@ -89,6 +102,7 @@ class RemoteModel:
         self.where = f"{what}{model} at {parts.netloc.rpartition('@')[2] or 'api.openai.com'}"
         self._refused: set[str] = set()
         self._base_url, self._timeout = base_url or OPENAI, timeout
+        self._purse, self._price = purse, price or Price()
 
     def chat(self, text: str, max_tokens: int, **settings: Any) -> Reply:
         """The reply to one user's message, to which the server applies its chat template.
@@ -99,7 +113,7 @@ class RemoteModel:
         """
         message = [{"role": "user", "content": text}]
         body = self._send("chat", max_tokens, {"messages": message, **settings})
-        return self._reply(body, lambda choice: _field(choice.get("message"), "content"))
+        return self._reply(body, text, lambda choice: _field(choice.get("message"), "content"))
 
     def complete(self, prompt: str, start: str | None, max_tokens: int, **settings: Any) -> Reply:
         """The continuation of a prompt, which is sent with its start token `start`, finished.
@@ -111,12 +125,14 @@ class RemoteModel:
         if start is not None:
             request |= {"prompt": start + prompt, "add_special_tokens": False}
         body = self._send("completions", max_tokens, request, plain=prompt)
-        return self._reply(body, lambda choice: choice.get("text"))
+        return self._reply(body, prompt, lambda choice: choice.get("text"))
 
     def _send(self, api: _API, max_tokens: int, request: Mapping[str, Any], plain: str = "") -> str:
         """The body of the reply to `request`, less what this server has refused."""
         import openai
 
+        if self._purse is not None:
+            self._purse.check()
         while True:
             settings = {key: value for key, value in request.items() if key not in self._refused}
             if "add_special_tokens" in request and "add_special_tokens" in self._refused:
@@ -185,8 +201,8 @@ class RemoteModel:
                 return True
         return False
 
-    def _reply(self, body: str, text_of: Callable[[Mapping[str, Any]], Any]) -> Reply:
-        """The completion in the body of a reply."""
+    def _reply(self, body: str, prompt: str, text_of: Callable[[Mapping[str, Any]], Any]) -> Reply:
+        """The completion in the body of a reply; what came back is paid, whatever it is."""
         try:
             reply = json.loads(body)
         except ValueError:
@@ -194,6 +210,11 @@ class RemoteModel:
         if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
             told = _told(reply)
             raise self._no_completion(f"an error: {self._clean(told)}" if told else "JSON of another kind")
+        read, written = _counts(reply)
+        if self._purse is not None:
+            said = json.dumps(reply["choices"])
+            paid = (read or tokens(prompt), written or tokens(said))
+            self._purse.pay(self.where, self._price, *paid)
         choice = reply["choices"][0] if reply["choices"] else None
         if not isinstance(choice, dict):
             raise self._no_completion("a reply without choices")
@@ -206,10 +227,9 @@ class RemoteModel:
         if not isinstance(text, str):
             shown = "a reply without text" if text is None else f"a {type(text).__name__} in place of text"
             raise self._no_completion(shown)
-        count = _field(reply.get("usage"), "completion_tokens")
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves of characters
         finish: Literal["stop", "length"] = "length" if choice.get("finish_reason") == "length" else "stop"
-        return Reply(text, count if type(count) is int else 0, finish)
+        return Reply(text, written, finish, read)
 
     def _no_completion(self, what: str) -> GenerationError:
         return GenerationError(f"{self.where}: no completion came back but {what}", _CHECK)
@@ -259,6 +279,13 @@ def _field(value: Any, *names: str) -> Any:
     if not isinstance(value, dict):
         return None
     return next((value[name] for name in names if value.get(name) is not None), None)
+
+
+def _counts(reply: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens read and written, as the server counts them; 0 where it does not."""
+    found = [_field(reply.get("usage"), name) for name in ("prompt_tokens", "completion_tokens")]
+    read, written = (count if type(count) is int and count > 0 else 0 for count in found)
+    return read, written
 
 
 def _told(body: Any) -> str:

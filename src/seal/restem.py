@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, DataError, ModelError
 from seal.extras import install
+from seal.models import sharding
 from seal.models.checkpoint import save_checkpoint
 from seal.models.lora import Factors, LoRAWrapper
 from seal.models.merge import merged
+from seal.models.stacked import adapter_of, save_stacked
 from seal.models.window import window
 from seal.prompt import PromptContract, contract_of
 from seal.records import TrainingConfig, TrainingSequence
@@ -68,11 +70,15 @@ class ReSTEMOptimizer:
     Args:
         sft: training config; `batch_size` × `accumulation` self-edits make one update of the weights.
         micro_batch: self-edits in one forward pass of one process; changes memory, not the result.
+        adapters: whether all changes since the first policy are also saved as a LoRA adapter, beside each
+            checkpoint (see `seal.models.stacked`).
     """
 
-    def __init__(self, sft: TrainingConfig = PAPER_SFT, *, micro_batch: int = 1) -> None:
+    def __init__(
+        self, sft: TrainingConfig = PAPER_SFT, *, micro_batch: int = 1, adapters: bool = False
+    ) -> None:
         self.sft = sft
-        self.micro_batch = micro_batch
+        self.micro_batch, self.adapters = micro_batch, adapters
 
     def update(
         self,
@@ -99,6 +105,11 @@ class ReSTEMOptimizer:
         factors, losses = train_on_sequences(
             loaded, rows, self.sft, seed, micro_batch=self.micro_batch, progress=progress
         )
+        if self.adapters:
+            before = adapter_of(loaded.source)
+            scale = self.sft.alpha / self.sft.rank
+            known = before if before.is_dir() else None
+            save_stacked(loaded.model, factors, scale, adapter_of(out_folder), known)
         version = save_merged(loaded, factors, self.sft, out_folder)
         return UpdateResult(version, str(out_folder), tuple(losses), len(rows), True)
 
@@ -245,7 +256,7 @@ def _arguments(
     micro, accumulation = _share(training, micro_batch)
     schedule = {"constant": "constant_with_warmup"}.get(training.schedule, training.schedule)
     sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=scratch,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
@@ -271,6 +282,8 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
     )
+    sharding.set_up(model.device)  # the arguments have cleared accelerate's state
+    return arguments
 
 
 def _share(training: TrainingConfig, micro_batch: int) -> tuple[int, int]:

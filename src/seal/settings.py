@@ -87,6 +87,7 @@ Loader = Annotated[str, AfterValidator(_loader)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AutoOrNatural = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_natural)]
 EditCheck = Literal["off", "record", "drop-lines", "refuse"]
+Prices = tuple[NonNegative, NonNegative]
 Arms = Annotated[tuple[Name, ...], Field(min_length=1)]
 
 
@@ -160,8 +161,14 @@ class InnerConfig(Section):
     weight_decay: tc.WeightDecay = 0.0
     max_grad_norm: tc.MaxGradNorm = 1.0
     targets: tc.Targets = ("all",)
+    backend: Literal["local", "server", "ray"] = "local"
+    """Who trains: processes of this machine; a TTT server (see `server`); actors of a Ray cluster. A run has
+    the same results on the first and the last."""
     workers: AutoOrNatural = "auto"
-    """Processes that share the work; auto: one a core or GPU, as memory allows, and one for a tiny model."""
+    """Processes that share the work; auto: one a core or GPU, as memory allows, and one for a tiny model; on
+    a Ray cluster as many as there is room for, also while the run goes on."""
+    ray_address: str | None = None
+    """host:port of a Ray cluster; None: $RAY_ADDRESS if set, otherwise one of its own on this machine."""
     server: str | None = None
     """TTT server that trains instead of this machine: tcp://host:port, or `seal serve`'s endpoint file."""
     server_keys: str | None = None
@@ -178,6 +185,21 @@ class InnerConfig(Section):
     a fraction of the memory. auto: where else passes would be short for want of it."""
     pad_loss: bool = False
     """Count the loss on padding to `max_length`, as the official code does; for comparisons only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_server_is_meant(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("server") and "backend" not in values:
+            return {**values, "backend": "server"}
+        return values
+
+    @model_validator(mode="after")
+    def _backend_fits(self) -> InnerConfig:
+        if (self.backend == "server") != (self.server is not None):
+            raise ValueError("backend: server and `server`, its address, belong together")
+        if self.ray_address is not None and self.backend != "ray":
+            raise ValueError("ray_address needs backend: ray")
+        return self
 
 
 class GenerationConfig(Section):
@@ -213,6 +235,17 @@ class GenerationConfig(Section):
     """Seconds to wait for one reply of the server."""
     concurrency: Natural = 8
     """Requests to the server at the same time."""
+    follow: Literal["off", "lora"] = "off"
+    """lora: the server is vLLM, serves model_name, reads this run's folder and gets each trained policy as a
+    LoRA adapter (of sft.rank times the rounds so far); off: its model stays what it is."""
+    price: Prices = (0.0, 0.0)
+    """Cost of a million tokens that the server reads, and of a million that it writes."""
+
+    @model_validator(mode="after")
+    def _followers_are_servers(self) -> GenerationConfig:
+        if self.follow != "off" and self.base_url is None:
+            raise ValueError("follow needs `base_url`, the address of a vLLM server")
+        return self
 
 
 class SFTConfig(Section):
@@ -273,12 +306,24 @@ class GraderConfig(Section):
     """Seconds to wait for one verdict."""
     concurrency: Natural = 8
     """Verdicts asked for at the same time."""
+    price: Prices = (0.0, 0.0)
+    """Cost of a million tokens that the judge reads, and of a million that it writes."""
 
     @model_validator(mode="after")
     def _judge_has_a_model(self) -> GraderConfig:
         if self.kind == "judge" and not self.model:
             raise ValueError("kind: judge needs `model`, the judge's name on its server")
         return self
+
+
+class BudgetConfig(Section):
+    """What generators and judges behind a `base_url` may use, all tries of a run together. A run that has
+    used it up stops, and `seal resume` with a higher one goes on."""
+
+    cost: Positive | None = None
+    """In the currency of the prices; None: no limit."""
+    tokens: Natural | None = None
+    """Read and written; None: no limit."""
 
 
 class SEALConfig(Section):
@@ -334,6 +379,7 @@ class SEALConfig(Section):
     sft: SFTConfig = SFTConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     grader: GraderConfig = GraderConfig()
+    budget: BudgetConfig = BudgetConfig()
 
     @field_validator("device")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from functools import cache
@@ -23,6 +24,7 @@ from seal.prompt import contract_of
 from seal.records import BatchSize, Performance, Question, Task
 from seal.reward import BaseRewardModel, make_reward
 from seal.settings import SEALConfig
+from seal.spending import Price, Purse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -212,7 +214,12 @@ def reward_model(config: SEALConfig, domain: BaseDomain) -> BaseRewardModel:
     return DomainReward(domain, config.reward_threshold)
 
 
-def grader(config: SEALConfig, base: LoadedModel) -> Grader:
+def purse(config: SEALConfig) -> Purse:
+    """What servers are paid from; `keep_in` makes it the run's."""
+    return Purse(config.budget.cost, config.budget.tokens)
+
+
+def grader(config: SEALConfig, base: LoadedModel, purse: Purse | None = None) -> Grader:
     """The grader that the settings name; `local` asks `base`, the model before any update."""
     g = config.grader
     if g.kind == "lexical":
@@ -230,18 +237,27 @@ def grader(config: SEALConfig, base: LoadedModel) -> Grader:
         concurrency=g.concurrency,
         timeout=g.timeout_s,
         attempts=g.max_attempts,
+        purse=purse,
+        price=Price(*g.price),
     )
 
 
-def estep(config: SEALConfig, run: Run, domain: BaseDomain, grader: Grader, policy: LoadedModel) -> EStep:
+def estep(
+    config: SEALConfig,
+    run: Run,
+    domain: BaseDomain,
+    grader: Grader,
+    policy: LoadedModel,
+    purse: Purse | None = None,
+) -> EStep:
     """`policy` with everything that it writes, adapts and is measured with."""
     from seal.engine import inner_loop
     from seal.graded import Graded
 
     batch = _batch_size(config, run, policy)
     capacity = _capacity(config, run, policy)
-    loop = Graded(inner_loop(policy, engine_settings(config, capacity), batch), grader)
-    generator = domain.sampler(make_generator(config, policy), policy.tokenizer)
+    loop = Graded(inner_loop(policy, engine_settings(config, capacity, run.path), batch), grader)
+    generator = domain.sampler(make_generator(config, policy, purse), policy.tokenizer)
     return estep_on(config, run, domain, loop, policy, generator)
 
 
@@ -263,15 +279,18 @@ def estep_on(
     return EStep(run, sampler, evaluator, _batch_size(config, run, policy))
 
 
-def engine_settings(config: SEALConfig, capacity: Capacity) -> EngineSettings:
-    """What the settings say about the engine."""
+def engine_settings(config: SEALConfig, capacity: Capacity, folder: Path) -> EngineSettings:
+    """What the settings say about the engine of the run in `folder`."""
+    from seal.cluster.crew import RaySettings
     from seal.engine import EngineSettings
 
     inner = config.inner
     workers = None if inner.workers == "auto" else int(inner.workers)
     keys = Path(inner.server_keys) if inner.server_keys else None
-    slots, budget = capacity.slots, capacity.token_budget
-    return EngineSettings(workers, slots, budget, inner.server, keys, capacity.recompute)
+    slots, budget, again = capacity.slots, capacity.token_budget, capacity.recompute
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]
+    ray = RaySettings(name, inner.ray_address) if inner.backend == "ray" else None
+    return EngineSettings(workers, slots, budget, inner.server, keys, again, ray)
 
 
 def _batch_size(config: SEALConfig, run: Run, policy: LoadedModel) -> int:
@@ -316,7 +335,7 @@ def edit_sampler(
     return SelfEditGenerator(generator, domain, tokenizer, config.sampling(), config.seed)
 
 
-def make_generator(config: SEALConfig, policy: LoadedModel | None) -> Generator:
+def make_generator(config: SEALConfig, policy: LoadedModel | None, purse: Purse | None = None) -> Generator:
     """The local policy, or the server that the settings name."""
     g = config.generation
     if g.base_url is None:
@@ -327,16 +346,29 @@ def make_generator(config: SEALConfig, policy: LoadedModel | None) -> Generator:
         return LocalGenerator(policy)
     from seal.models.openai_generator import OpenAIGenerator
 
-    generator = OpenAIGenerator(
-        g.model or config.model_name,
-        g.base_url,
-        g.api,
-        g.api_key_env,
-        concurrency=g.concurrency,
-        timeout=g.timeout_s,
-        attempts=g.max_attempts,
-        contract=policy.contract if policy else None,
-    )
+    def make(name: str) -> OpenAIGenerator:
+        return OpenAIGenerator(
+            name,
+            g.base_url or "",
+            g.api,
+            g.api_key_env,
+            concurrency=g.concurrency,
+            timeout=g.timeout_s,
+            attempts=g.max_attempts,
+            contract=policy.contract if policy else None,
+            purse=purse,
+            price=Price(*g.price),
+        )
+
+    name = g.model or config.model_name
+    if g.follow == "lora" and policy is not None:
+        from seal.models.stacked import adapter_of
+        from seal.models.vllm_policy import FollowingGenerator, VLLMPolicy
+
+        adapter = adapter_of(policy.source)
+        server = VLLMPolicy(g.base_url, name, g.api_key_env)
+        return FollowingGenerator(server, policy, adapter if adapter.is_dir() else None, make)
+    generator = make(name)
     if policy is not None:
         _say_apart(generator.where)
     return generator

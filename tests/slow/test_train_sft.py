@@ -58,22 +58,24 @@ def test_one_process_is_the_m_step(data: Path, tmp_path: Path, capsys: pytest.Ca
     assert (told["n"], told["base"], told["processes"]) == (4, loaded.version, 1)
 
 
-def test_two_processes_give_what_one_gives(data: Path, tmp_path: Path) -> None:
-    """All four pairs are in every step, so only the sharing of the work differs."""
+@pytest.mark.parametrize("more", [[], ["--fsdp2"]])
+def test_two_processes_give_what_one_gives(data: Path, tmp_path: Path, more: list[str]) -> None:
+    """All four pairs are in every step, so only the sharing of the work and of the weights differs."""
     base = ["--model", "tiny-random-llama", "--device", "cpu", *SMALL]
     one = run("seal", "train-sft", str(data), *base, "--output-dir", str(tmp_path / "one"))
     assert one.returncode == 0, one.stderr
-    arguments = [str(data), *base, "--output-dir", str(tmp_path / "two"), "--processes", "2"]
+    arguments = [str(data), *base, "--output-dir", str(tmp_path / "two"), "--processes", "2", *more]
     assert main(["train-sft", *arguments]) == 0
     told = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
     assert [t["processes"] for t in told] == [1, 2]
     assert told[1]["losses"] == pytest.approx(told[0]["losses"], abs=1e-5)
+    assert [t["sharded"] for t in told] == [False, bool(more)]
     start = dict(load_model("tiny-random-llama", "cpu").model.state_dict())
     alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
     moved = sum((alone[name] - start[name]).norm() for name in start)
     apart = sum((alone[name] - together[name]).norm() for name in start)
     assert moved > 1
-    assert apart < 1e-3 * moved
+    assert apart < (1e-5 if more else 1e-3) * moved
 
 
 def test_every_field_of_a_job_is_an_option_with_the_same_default() -> None:

@@ -34,6 +34,7 @@ ASKED_BEFORE = {
     "models/openai_generator.py": "remote.py",
     "grading.py": "remote.py",
     "models/lora.py": "recipes/train_sft.py",
+    **{f"cluster/{name}.py": "cluster/session.py" for name in ("actors", "census", "shipment", "slot")},
 }
 
 
@@ -140,6 +141,7 @@ ENTRIES: dict[str, Callable[[Path], object]] = {
     "charset_normalizer": read("x.txt"),
     "matplotlib": draw,
     "deepspeed": sharded,
+    "ray": command("doctor", "--cluster", "127.0.0.1:9"),
 }
 TRACKERS = {"wandb", "tensorboard", "trackio", "mlflow"}
 

@@ -43,6 +43,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "config_reader",
             "extras",
             "wording",
+            "spending",
         }
     ),
     frozenset({"settings"}),
@@ -52,11 +53,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"models"}),
     frozenset({"inner"}),
     frozenset({"batches", "graded", "serve"}),
-    frozenset({"workers", "pool", "engine"}),
+    frozenset({"workers", "pool", "cluster", "engine"}),
     frozenset({"reward"}),
     frozenset({"selection", "restem", "evaluator", "estep", "controls", "evaluation", "setup"}),
     frozenset({"framework"}),
-    frozenset({"report", "cluster"}),
+    frozenset({"report"}),
     frozenset({"recipes", "taught"}),
     frozenset({"cli", "__main__"}),
 )

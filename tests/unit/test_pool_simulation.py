@@ -108,7 +108,8 @@ class ScriptedWorker:
         for i, job in enumerate(batch.jobs):
             at += dice.random() * 3
             if i == dies_at or job.id in world.poison:
-                self._script.append((at, Died("killed by a job")))
+                left = job.id not in world.poison and world.chance(0.5)  # with its machine
+                self._script.append((at, Died("killed by a job", innocent=left)))
                 return
             self._script.append((at, job.id))
             self._say(at, Outcome(batch.number, AdaptOutcome(job.id)), may_be_lost=True)
@@ -141,18 +142,18 @@ class ScriptedWorker:
             if isinstance(event, Done):
                 self.held.pop(event.batch, None)
             if isinstance(event, Died):
-                self._fall()
+                self._fall(event.innocent)
                 break
         return events
 
-    def _fall(self) -> None:
+    def _fall(self, innocent: bool = False) -> None:
         for batch in self.held.values():
-            self._harm(batch)
+            self._harm(batch, innocent)
         self._script, self.held, self._up_at = [], {}, None
 
-    def _harm(self, batch: Batch) -> None:
+    def _harm(self, batch: Batch, innocent: bool = False) -> None:
         self.world.allowed.update(job.id for job in batch.jobs)
-        if len(batch.jobs) == 1 and batch.number in self._begun:
+        if len(batch.jobs) == 1 and batch.number in self._begun and not innocent:
             self.world.harmed_alone[batch.jobs[0].id] += 1
 
     close = _fall

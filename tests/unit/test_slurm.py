@@ -55,6 +55,40 @@ def bash(root: Path, script: str, **environment: str) -> subprocess.CompletedPro
     )
 
 
+def test_a_run_on_all_nodes_of_a_job_starts_ray_with_a_token_and_goes_on_after_a_requeue(root: Path) -> None:
+    """Against stand-ins for SLURM and Ray that print what they got."""
+    tools = root / "bin"
+    tools.mkdir()
+    recorder = '#!/bin/bash\nprintf "%s\\n" "$@"\n'
+    for name, text in {
+        "scontrol": "#!/bin/bash\nprintf 'node1\\nnode2\\n'\n",
+        "srun": f'{recorder}stat -c "%a %s" "$RAY_AUTH_TOKEN_PATH"; echo "$RAY_AUTH_MODE"\n',
+        "ray": recorder,
+        "seal": recorder,
+    }.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+    job |= {"PATH": f"{tools}:{os.environ['PATH']}", "SEAL_BIN": str(tools / "seal")}
+    told = bash(root, "train_cluster", **job)
+    assert told.returncode == 0, told.stderr
+    out = "outputs/general-knowledge"
+    assert told.stdout.splitlines() == [
+        "--kill-on-bad-exit=1",
+        str(tools / "ray"),
+        *("symmetric-run", "--address", "node1:6379", "--min-nodes", "2", "--disable-usage-stats", "--"),
+        *(str(tools / "seal"), "train", "--set", "inner.backend=ray", "--output-dir", f"{out}/runs/7"),
+        "600 64",
+        "token",
+    ]
+    assert not list((root / out).glob(".ray-token*"))
+    (root / out / "runs/7").mkdir(parents=True)
+    (root / out / "runs/7/config.yaml").write_text("")
+    assert f"resume\n{out}/runs/7\n" in bash(root, "train_cluster", **job).stdout
+    alone = bash(root, "train_cluster")
+    assert (alone.returncode, "submit it with sbatch" in alone.stderr) == (2, True)
+
+
 def parsed(arguments: list[str]) -> dict[str, Any]:
     """The verb's parameters, as its own parser reads them."""
     name = arguments[0].replace("-", "_")

@@ -60,9 +60,12 @@ class Backend:
     def estep(self, run: Run, policy: LoadedModel) -> EStep:
         """The E-step of `policy` on `run`; a server trains and grades for it."""
         from seal import setup
+        from seal.spending import FILE
 
         config = run.config
-        grader = setup.grader(config, policy)
+        purse = setup.purse(config)
+        purse.keep_in(run.path / FILE)
+        grader = setup.grader(config, policy, purse)
         domain = setup.make_domain(config, grader)
         if self.local is not None:
             return setup.estep(config, run, domain, grader, policy)

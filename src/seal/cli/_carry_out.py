@@ -23,7 +23,10 @@ def carry_out(run: Run, log_level: str) -> None:
         run.listeners.append(open_sinks(run.config, run))
         with shown(console) as run.progress:
             framework = SEALFramework(run.config, run=run)
-            summary = framework.run()
+            try:
+                summary = framework.run()
+            finally:
+                framework.purse.close()
     print(summary)
     _show_answers(run, {task.id: task for task in framework.held_out.tasks})
     print(f"results: {run.path}")

@@ -42,12 +42,23 @@ def doctor(
         str, typer.Argument(help="A model to look at: how its prompts and sequences are read.")
     ] = "",
     fix: Annotated[bool, typer.Option("--fix", help="Install what is needed and missing first.")] = False,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A Ray cluster to look at: members, versions, memory; auto: $RAY_ADDRESS.",
+        ),
+    ] = "",
 ) -> None:
-    """Check the installation, or show what a model reads, token by token.
+    """Check the installation, a Ray cluster, or show what a model reads, token by token.
 
     Exit code 0: all that is needed is there; 1: something is missing. The built-in model's file is checked
     against its SHA-256.
     """
+    if cluster:
+        from seal.cli._doctor_cluster import report
+
+        raise typer.Exit(0 if report(cluster) else 1)
     if model:
         from seal.cli._doctor_model import contract_lines
 

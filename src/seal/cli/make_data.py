@@ -50,6 +50,7 @@ def make_data(
     from seal import setup
     from seal.recipes import pipeline
     from seal.recipes.make_data import make_data as run_make_data
+    from seal.spending import FILE
 
     remote: dict[str, Any] = {}
     if base_url is not None:
@@ -76,10 +77,15 @@ def make_data(
     with _backend.interruptible(log_level, "the same command goes on") as progress:
         domain = setup.make_domain(config, None)
         loaded = device_options.load(model) if model is not None else None
-        generator = setup.make_generator(config, loaded)
+        purse = setup.purse(config)
+        generator = setup.make_generator(config, loaded, purse)
         sampler = setup.edit_sampler(config, domain, generator, loaded.tokenizer if loaded else None)
         version = loaded.version if loaded else server_model
         with pipeline.open_run(config, pipeline.Step.here("make-data", out, command())) as run:
             run.progress = progress
-            print(run_make_data(run, sampler, version, out, start, n, batch))
+            purse.keep_in(run.path / FILE)
+            try:
+                print(run_make_data(run, sampler, version, out, start, n, batch))
+            finally:
+                purse.close()
     _backend.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")

@@ -21,6 +21,8 @@ def resume(
             help="Go on although config.yaml was changed, or names classes and the run was begun elsewhere.",
         ),
     ] = False,
+    max_cost: Annotated[float | None, Option(help="A new budget.cost, for servers.")] = None,
+    max_tokens: Annotated[int | None, Option(help="A new budget.tokens, for servers.")] = None,
 ) -> int:
     """Go on with an interrupted run, and end with the numbers it would have had uninterrupted."""
     if not (run / "config.yaml").exists() and (run / "passages").is_dir():
@@ -43,6 +45,12 @@ def resume(
         os.chdir(step.place)
         return main(list(step.command))
     level = load_config(overrides={"log_level": log_level}).log_level if log_level else None
+    raised = {
+        name: value for name, value in (("cost", max_cost), ("tokens", max_tokens)) if value is not None
+    }
     with Run.open(run, accept_settings=accept_settings) as opened:
+        if raised:
+            budget = load_config(overrides={"budget": {**opened.config.budget.model_dump(), **raised}}).budget
+            opened.config = opened.config.model_copy(update={"budget": budget})
         carry_out(opened, level or opened.config.log_level)
     return 0

@@ -29,6 +29,9 @@ def train_sft(
     zero3: Annotated[
         bool, Option("--zero3", help="Cut the base up over the GPUs (DeepSpeed ZeRO-3).")
     ] = False,
+    fsdp2: Annotated[
+        bool, Option("--fsdp2", help="Cut the base up over the processes (PyTorch FSDP2).")
+    ] = False,
 ) -> None:
     """LoRA fine-tuning on the completions, prompts masked; the defaults are the paper's RL round."""
     from seal.recipes import train_sft as recipe
@@ -37,8 +40,10 @@ def train_sft(
         raise ConfigError("--epochs is 0", "train for at least 1")
     device, dtype = device_options.device, device_options.dtype
     job = recipe.SFTJob(str(data), model, str(output_dir), training, micro_batch, seed, device, dtype)
-    if processes > 1 or zero3:
-        recipe.launch(job, processes, zero3)
+    if zero3 and fsdp2:
+        raise ConfigError("--zero3 and --fsdp2 do the same", "choose one")
+    if processes > 1 or zero3 or fsdp2:
+        recipe.launch(job, processes, "zero3" if zero3 else "fsdp2" if fsdp2 else "")
         return
     result = recipe.train_sft(job, recipe.print_progress)
     if recipe.rank() == 0:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from seal.errors import AdaptError, ConfigError, ModelError
 from seal.models.adapter_reader import PREFIX, read_adapter
+from seal.models.sharding import whole
 from seal.models.window import window
 from seal.records import TrainingConfig, TrainingSequence
 from seal.schedule import init_lora, learning_rate, step_sequences, total_steps
@@ -327,7 +328,7 @@ class LoRAWrapper:
 def _copied(factor: Tensor) -> Tensor:
     import torch
 
-    return factor.detach().to("cpu", torch.promote_types(factor.dtype, torch.float32), copy=True)
+    return whole(factor.detach()).to("cpu", torch.promote_types(factor.dtype, torch.float32), copy=True)
 
 
 def row_loss(model: Any, row: TrainingSequence) -> Tensor:

@@ -11,6 +11,7 @@ from seal.errors import ConfigError, GenerationError
 from seal.prompt import PromptContract
 from seal.records import Completion, Sampling
 from seal.remote import RemoteModel
+from seal.spending import Price, Purse
 
 
 class OpenAIGenerator:
@@ -29,6 +30,8 @@ class OpenAIGenerator:
         timeout: seconds one request may take.
         attempts: tries a request, at least 1.
         backoff: seconds before the second try; doubles every try, at most 30.
+        purse: pays for requests; None: nobody counts.
+        price: of the server's tokens.
         contract: of the tokenizer that made the prompts; None: they are plain texts, sent as they are.
 
     Raises:
@@ -50,10 +53,12 @@ class OpenAIGenerator:
         attempts: int = 5,
         backoff: float = 1.0,
         contract: PromptContract | None = None,
+        purse: Purse | None = None,
+        price: Price | None = None,
     ) -> None:
         if concurrency < 1 or attempts < 1:
             raise ConfigError(f"concurrency {concurrency}, attempts {attempts}", "give at least 1 of each")
-        self._remote = RemoteModel(model, base_url, api_key_env, timeout=timeout)
+        self._remote = RemoteModel(model, base_url, api_key_env, timeout=timeout, purse=purse, price=price)
         self._api, self._contract, self._concurrency = api, contract, concurrency
         self._attempts, self._backoff = attempts, backoff
 

@@ -5,8 +5,8 @@ process, or in every process that `accelerate launch` or `torchrun` starts:
 
     accelerate launch --num_processes 2 -m seal train-sft sft.jsonl --model M --output-dir OUT
 
-With DeepSpeed ZeRO-3 (`zero3.yaml`) the base is cut up over the GPUs; the adapter is gathered and merged
-into a fresh copy of the base in the first process.
+With FSDP2 (`fsdp2.yaml`) or DeepSpeed ZeRO-3 (`zero3.yaml`) the base is cut up over the processes; the
+adapter is gathered and merged into a fresh copy of the base in the first one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from seal.data.files import check_text, parse_lines, read_text
 from seal.errors import ConfigError, DataError, ModelError
 from seal.extras import need
+from seal.models.sharding import is_cut_up
 from seal.models.window import window
 from seal.restem import (
     Progress,
@@ -39,7 +40,8 @@ from seal.training_config import PAPER_SFT, TrainingConfig
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
 
-ZERO3 = Path(__file__).with_name("zero3.yaml")
+CONFIGS = {name: Path(__file__).with_name(f"{name}.yaml") for name in ("fsdp2", "zero3")}
+"""Configs of `accelerate launch` that cut the base up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +84,24 @@ def train_sft(job: SFTJob, progress: Progress | None = None) -> UpdateResult:
     loaded = _load(job)
     if _world() == 1:
         optimizer = ReSTEMOptimizer(job.training, micro_batch=job.micro_batch)
-        result = optimizer.update(loaded, pairs, job.output_dir, job.seed, progress=progress)
+        result, cut_up = optimizer.update(loaded, pairs, job.output_dir, job.seed, progress=progress), False
     else:
-        result = _train_together(job, loaded, pairs, progress)
+        result, cut_up = _train_together(job, loaded, pairs, progress)
     if rank() == 0:
         told = {**asdict(job), "n": result.n, "base": loaded.version, "version": result.version}
-        text = json.dumps({**told, "processes": _world(), "losses": result.losses}, indent=2)
+        told |= {"processes": _world(), "sharded": cut_up, "losses": result.losses}
+        text = json.dumps(told, indent=2)
         (Path(job.output_dir) / "training.json").write_text(text + "\n", "utf-8")
     return result
 
 
 def _train_together(
     job: SFTJob, loaded: LoadedModel, pairs: Sequence[Pair], progress: Progress | None
-) -> UpdateResult:
-    """One of several processes: train with the others, and save if it is the first."""
+) -> tuple[UpdateResult, bool]:
+    """One of several processes: train with the others, and save if it is the first.
+
+    Also tells whether the base was really cut up.
+    """
     from accelerate import PartialState
 
     from seal.models.load import load_model
@@ -105,43 +111,47 @@ def _train_together(
     factors, losses = train_on_sequences(
         loaded, rows, training, job.seed, micro_batch=job.micro_batch, progress=progress
     )
-    version = ""
+    version, cut_up = "", is_cut_up(loaded.model)
     if rank() == 0:
-        # A fresh copy on the CPU: ZeRO-3 may have cut up the one that trained.
+        # A fresh copy on the CPU: the one that trained may have been cut up.
         whole = load_model(job.model, "cpu", str(loaded.model.dtype).removeprefix("torch."))
         version = save_merged(whole, factors, training, job.output_dir)
     PartialState().wait_for_everyone()
-    return UpdateResult(version, job.output_dir, tuple(losses), len(rows), True)
+    return UpdateResult(version, job.output_dir, tuple(losses), len(rows), True), cut_up
 
 
-def launch(job: SFTJob, processes: int, zero3: bool = False) -> None:
+def launch(job: SFTJob, processes: int, shard: Literal["", "fsdp2", "zero3"] = "") -> None:
     """Train in `processes` processes of this machine, started by accelerate (torchrun without a GPU).
+
+    Args:
+        shard: how the base is cut up; empty: each process has all of it.
 
     Raises:
         ModelError: ZeRO-3 is asked for without a GPU, or a process failed.
         MissingExtra: DeepSpeed is asked for and not installed.
     """
     on_cpu = job.device == "cpu" or not _has_gpu()
-    if zero3 and on_cpu:
+    if shard == "zero3" and on_cpu:
         raise ModelError(
             "ZeRO-3 cuts the base up over GPUs, and there is none",
-            "leave --zero3 out (in the scripts: SEAL_SFT_ZERO3=0)",
+            "use --fsdp2, or leave --zero3 out (in the scripts: SEAL_SFT_ZERO3=0)",
         )
-    if zero3:
+    if shard == "zero3":
         need("deepspeed", "ZeRO-3")
     read_pairs(job.data)  # what can be said at once is not said by every process
     _require_new(Path(job.output_dir))
     environment = dict(os.environ)
+    configured = ["--config_file", str(CONFIGS[shard])] if shard else ["--num_machines", "1", "--multi_gpu"]
+    starter = ["accelerate.commands.launch", "--num_processes", str(processes), *configured]
     if on_cpu:
-        # accelerate's own --cpu starts a single process
-        starter = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
-        starter += ["--master-port", str(_free_port())]
         environment |= {"ACCELERATE_USE_CPU": "true"}
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    else:
-        starter = ["accelerate.commands.launch", "--num_processes", str(processes)]
-        starter += ["--config_file", str(ZERO3)] if zero3 else ["--num_machines", "1", "--multi_gpu"]
+        starter += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(_free_port())]
+    if on_cpu and not shard:
+        # accelerate's own --cpu starts a single process
+        starter = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
+        starter += ["--master-port", str(_free_port())]
     command = [sys.executable, "-m", *starter, "-m", "seal", "train-sft", *job.arguments()]
     done = subprocess.run(command, env=environment, check=False)
     if done.returncode != 0:

@@ -28,8 +28,8 @@ from seal.whole_file import write_whole
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_POLICY = re.compile(r"checkpoints/policy-\d+")
-_PARTIAL = re.compile(r"\.policy-\d+\.(old\.)?\w{8}")
+_POLICY = re.compile(r"checkpoints/(policy|placebo)-\d+")
+_PARTIAL = re.compile(r"\.(policy|placebo)-\d+(-adapter)?\.(old\.)?\w{8}")
 """Folders that `models.checkpoint` writes a policy in before it has its name."""
 
 
@@ -142,7 +142,9 @@ class Run:
         """Delete the policies of earlier rounds, all but the newest `count` that the journal knows."""
         rows = [row.data["checkpoint"] for row in self.journal.rows("update") if row.data["checkpoint"]]
         for checkpoint in rows[:-count]:
-            shutil.rmtree(self.policy_folder(checkpoint), ignore_errors=True)
+            policy = self.policy_folder(checkpoint)
+            for folder in (policy, policy.with_name(f"{policy.name}-adapter")):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def policy_folder(self, checkpoint: str) -> Path:
         """Where the policy lies that the journal calls `checkpoint`.

@@ -38,6 +38,8 @@ class Died:
     why: str
     for_good: bool = False
     """Whether it could not even come up (no such model, no memory for it)."""
+    innocent: bool = False
+    """Whether nothing that it was at can be why: its machine left."""
 
 
 Event = Began | Outcome | Done | Died
