@@ -217,7 +217,10 @@ def test_products_of_each_adapters_own_tokens(dtype: torch.dtype, counts: list[i
         assert bool(((found.double() - left @ right - start).abs() <= bound).all())
 
     matmul = offsets.matmul(x_TI, w_NIO)
+    filled, outer_NIO = offsets.filled_matmul(x_TI, w_NIO), offsets.filled_outer_product(x_TI, g_TO)
     for adapter, own in enumerate(of):
+        near(filled[own.start : own.stop], x_TI[own.start : own.stop], w_NIO[adapter])
+        near(outer_NIO[adapter], x_TI[own.start : own.stop].t(), g_TO[own.start : own.stop])
         near(matmul[own.start : own.stop], x_TI[own.start : own.stop], w_NIO[adapter])
         near(out_NIO[adapter], x_TI[own.start : own.stop].t(), g_TO[own.start : own.stop], 1.0)
 
