@@ -40,7 +40,7 @@ MUTANTS = (
     Mutant("a journal may be a link", "run/journal.py", "if file.is_symlink():", "if False:", f"{_RUN} -k 'no_link'"),
     # --- the run folder
     Mutant("whole files without fsync", "whole_file.py", "            os.fsync(file.fileno())\n", "", _DURABLE),
-    Mutant("files written in place", "whole_file.py", "part = path.with_name(", "part = path or path.with_name(", f"{_DURABLE} {_RUN} -k 'whole_file or beside'"),
+    Mutant("files written in place", "whole_file.py", "part = path.with_name(", "part = path or path.with_name(", f"{_DURABLE} {_RUN} -k 'write_that_fails or beside'"),
     Mutant("written through a link", "whole_file.py", "        part.unlink(missing_ok=True)  # of", "        #", f"{_RUN} -k beside"),
     Mutant("half-written policies stay", "run/folder.py", "                run._clear_partial()\n", "", f"{_RUN} -k half_written"),
     Mutant("every hidden folder is cleared away", "run/folder.py", "if _PARTIAL.fullmatch(entry.name) and", 'if entry.name.startswith(".") and', f"{_RUN} -k half_written"),
