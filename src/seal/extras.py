@@ -34,6 +34,8 @@ MODULES = {
     "matplotlib": "plots",
     "deepspeed": "deepspeed",
     "ray": "ray",
+    "torchao": "quantised",
+    "bitsandbytes": "quantised",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
     "trackio": "trackio",

@@ -127,6 +127,17 @@ def sharded(folder: Path) -> object:
     return extras.need("deepspeed", "ZeRO-3")  # its caller needs a GPU
 
 
+def quantised(kind: str) -> Callable[[Path], object]:
+    def run(folder: Path) -> object:
+        import torch
+
+        from seal.models.quantise import quantise
+
+        return quantise(torch.nn.Module(), kind, torch.device("cpu"))
+
+    return run
+
+
 ENTRIES: dict[str, Callable[[Path], object]] = {
     "openai": judge,
     "tenacity": judge,
@@ -141,6 +152,8 @@ ENTRIES: dict[str, Callable[[Path], object]] = {
     "charset_normalizer": read("x.txt"),
     "matplotlib": draw,
     "deepspeed": sharded,
+    "torchao": quantised("int8"),
+    "bitsandbytes": quantised("nf4"),
     "ray": command("doctor", "--cluster", "127.0.0.1:9"),
 }
 TRACKERS = {"wandb", "tensorboard", "trackio", "mlflow"}

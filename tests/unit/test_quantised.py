@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from seal.errors import ModelError
+from seal.errors import MissingExtra, ModelError
 from seal.inner.adapt import train
 from seal.inner.loop import LocalInnerLoop
 from seal.inner.memory import footprint
@@ -92,10 +93,10 @@ def test_a_whole_job_answers(kind: str, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_quantised_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantising, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="nf4 needs bitsandbytes"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtra, match="nf4 needs bitsandbytes"):
         load_model("tiny-random-llama", device="cpu", dtype="nf4")
-    monkeypatch.setattr(quantising, "find_spec", lambda name: object())
+    monkeypatch.setattr(quantising, "need", lambda module, use: None)
     with pytest.raises(ModelError, match="Conv1D, which has no int8"):
         load_model("tiny-random-gpt2", device="cpu", dtype="int8")
     with pytest.raises(ModelError, match="unknown dtype 'int3'"):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+#: What `seal train-sft` tells about the training, beside the checkpoint; nobody who loads the model reads it.
+TRAINING = "training.json"
 _VERSION_LENGTH = 12
 #: Config entries that say who wrote the file, not what the model is.
 _PROVENANCE = ("transformers_version", "_name_or_path", "_commit_hash")
@@ -192,7 +194,7 @@ def verify_checkpoint(folder: str | Path, *, deep: bool = False) -> str:
         expected = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
         names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
         there = {n.as_posix() for n in names if not any(part.startswith(".") for part in n.parts)}
-        strange = sorted(there - {MANIFEST, *expected})
+        strange = sorted(there - {MANIFEST, TRAINING, *expected})
         if strange:
             raise ModelError(f"{folder} holds {strange[0]}, which its manifest does not name", _RESTORE)
         for name, digest in expected.items():

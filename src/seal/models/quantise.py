@@ -5,10 +5,10 @@ Embeddings, norms and the head keep their type. Dettmers et al. (QLoRA, arXiv 23
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ModelError
+from seal.extras import need
 
 if TYPE_CHECKING:
     import torch
@@ -24,15 +24,17 @@ def quantise(model: nn.Module, kind: str, place: torch.device) -> None:
     """Put the decoder's linear layers into `kind` on `place`, one after the other, in place.
 
     Raises:
-        ModelError: the package is not installed, or the model has no plain linear layers (GPT-2).
+        MissingExtra: the package is not installed.
+        ModelError: the model has no plain linear layers (GPT-2).
     """
     from torch import nn
 
     from seal.models.lora import linear_modules
 
-    package = QUANTISED[kind]
-    if find_spec(package) is None:
-        raise ModelError(f"dtype {kind} needs {package}", "pip install 'seal[quantised]'")
+    if kind == "int8":
+        need("torchao", "dtype int8")
+    else:
+        need("bitsandbytes", "dtype nf4")
     for name, module in linear_modules(model).items():
         if type(module) is not nn.Linear:
             raise ModelError(f"{name} is a {type(module).__name__}, which has no {kind}", "use dtype: auto")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from seal.data.files import check_text, parse_lines, read_text
 from seal.errors import ConfigError, DataError, ModelError
 from seal.extras import need
+from seal.models.checkpoint import TRAINING
 from seal.models.sharding import is_cut_up
 from seal.models.window import window
 from seal.restem import (
@@ -91,7 +92,7 @@ def train_sft(job: SFTJob, progress: Progress | None = None) -> UpdateResult:
         told = {**asdict(job), "n": result.n, "base": loaded.version, "version": result.version}
         told |= {"processes": _world(), "sharded": cut_up, "losses": result.losses}
         text = json.dumps(told, indent=2)
-        (Path(job.output_dir) / "training.json").write_text(text + "\n", "utf-8")
+        (Path(job.output_dir) / TRAINING).write_text(text + "\n", "utf-8")
     return result
 
 
