@@ -73,6 +73,7 @@ class Controls:
                 mine = [edit for edit in edits if rounds.get(edit.id) == update.iteration]
                 known = self._update(update, placebo_edits(mine, update, self.seed), done)
                 self.run.record("placebo", str(update.iteration), known)
+                self.run.keep_newest(1, "placebo")
             done.append(known)
         return done
 

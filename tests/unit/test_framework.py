@@ -592,6 +592,7 @@ def test_rl_is_compared_with_the_best_constant_and_a_placebo(
     assert len(set(policies)) == 3
     kept = [(u["iteration"], u["kept"], u["updated"]) for u in of(rows, "update")]
     assert [(u["iteration"], u["kept"], u["updated"]) for u in of(rows, "placebo")] == kept
+    assert len(list((tmp_path / "run" / "checkpoints").glob("placebo-*"))) == 1
 
 
 def test_only_the_newest_policies_stay_on_disk(

@@ -94,7 +94,7 @@ def test_seal_resume_goes_on_with_a_taught_model(tmp_path: Path, capsys: pytest.
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:1]))
     shutil.rmtree(tmp_path / "m" / "adapters")
     assert main(["resume", str(tmp_path / "m")]) == 0
-    assert "1 passages" in capsys.readouterr().out
+    assert "1 passage in" in capsys.readouterr().out
     again = seal.TaughtModel(tmp_path / "m")
     assert again.manifest.adapters == made.manifest.adapters
     assert main(["resume", str(tmp_path / "m")]) == 0  # nothing is left to do

@@ -138,9 +138,12 @@ class Run:
         data = self.journal.get(kind, key)
         return None if data is None else decode(cls, data)
 
-    def keep_newest(self, count: int) -> None:
-        """Delete the policies of earlier rounds, all but the newest `count` that the journal knows."""
-        rows = [row.data["checkpoint"] for row in self.journal.rows("update") if row.data["checkpoint"]]
+    def keep_newest(self, count: int, kind: str = "update") -> None:
+        """Delete the policies of earlier rounds, all but the newest `count` that the journal knows.
+
+        `kind`: whose they are, the journal kind of their updates ("placebo": the control's).
+        """
+        rows = [row.data["checkpoint"] for row in self.journal.rows(kind) if row.data["checkpoint"]]
         for checkpoint in rows[:-count]:
             policy = self.policy_folder(checkpoint)
             for folder in (policy, policy.with_name(f"{policy.name}-adapter")):
