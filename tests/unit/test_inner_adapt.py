@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from double_precision import SAME, DoublePrecision, no_further_off, tiny_double
+from seal.inner import adapter as adapter_file
 from seal.inner.adapt import Trained, train
 from seal.inner.adapter import Adapter
 from seal.inner.attention import LONGEST_WRITTEN_OUT
@@ -27,6 +28,7 @@ from seal.inner.stack import stack_up
 from seal.models.load import LoadedModel, load_model
 from seal.models.lora import LoRAWrapper
 from seal.records import AdaptJob, TrainingConfig, TrainingSequence
+from seal.schedule import init_lora
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2"]
 
@@ -311,6 +313,31 @@ def test_dropout_masks_have_the_right_rate_and_scale(llama: LoadedModel) -> None
         assert float((mask == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
         assert not torch.equal(mask[:200], mask[200:])
     assert not torch.equal(masks[0], masks[1])
+
+
+def test_each_adapter_draws_its_own_dropout(llama64: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal rows, orders and start values: what two seeds differ in is their masks."""
+    monkeypatch.setattr(
+        adapter_file, "init_lora", lambda name, width, rank, _: init_lora(name, width, rank, 0)
+    )
+    same = {"rank": 2, "epochs": 3, "shuffle": False}
+    ways = {name: TrainingConfig(**same, dropout=p) for name, p in (("dry", 0.0), ("wet", 0.5))}
+    sequences = rows(random.Random(0), 2)
+    jobs = [AdaptJob(f"{n}{seed}", sequences, way, (), seed) for n, way in ways.items() for seed in (1, 2)]
+    done = run(llama64, jobs)
+    assert done["dry1"].losses == done["dry2"].losses
+    assert done["wet1"].losses != done["wet2"].losses
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gradient_cut_to_nothing_moves_nothing(dtype: str) -> None:
+    """AdamW forgives a scale that is the same at every step, but not one far below its epsilon."""
+    loaded = tiny("llama", dtype)
+    free, cut = (
+        by_us(loaded, run(loaded, [job("a", 3, 1, rank=2, epochs=2, max_grad_norm=norm)])["a"])[1].abs().max()
+        for norm in (0, 1e-13)
+    )
+    assert float(cut) < 0.01 * float(free)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

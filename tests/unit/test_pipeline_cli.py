@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seal.cli import main
-from seal.recipes.train_sft import ZERO3
+from seal.recipes.train_sft import CONFIGS
 
 TINY = ["--local", "tiny-random-llama", "--dtype", "float32", "--device", "cpu"]
 SMALL = ["--lora-rank", "2", "--epochs", "1"]
@@ -68,7 +68,8 @@ def test_zero_3_is_not_dropped_in_silence_where_there_is_no_gpu(
     given = ["--model", "tiny-random-llama", "--device", "cpu", "--output-dir", str(tmp_path / "out")]
     assert main(["train-sft", str(pairs), *given, "--zero3"]) == 2
     assert (
-        "ZeRO-3 cuts the base up over GPUs, and there is none. Leave --zero3 out" in capsys.readouterr().err
+        "ZeRO-3 cuts the base up over GPUs, and there is none. Use --fsdp2, or leave"
+        in capsys.readouterr().err
     )
 
 
@@ -76,7 +77,7 @@ def test_accelerate_reads_the_zero_3_config() -> None:
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import DistributedType
 
-    config = load_config_from_file(str(ZERO3))
+    config = load_config_from_file(str(CONFIGS["zero3"]))
     assert config.distributed_type == DistributedType.DEEPSPEED
     assert config.deepspeed_config["zero_stage"] == 3
     assert (config.mixed_precision, config.num_machines) == ("bf16", 1)

@@ -299,6 +299,16 @@ def test_no_reason_holds_the_key(server: Server, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(GenerationError, match=f"status {status}") as caught:
         OpenAIGenerator("m", server.url, "chat", "SOME_KEY").generate(["Say:"], SAMPLING, [1])
     assert "sesam" not in str(caught.value)
+    assert ("check the API key" in str(caught.value)) == (status != 400)
+
+
+def test_no_reason_holds_a_key_that_looks_like_any_word(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "open sesame 42")
+    server.answer = lambda _: (400, JSON, json.dumps({"error": {"message": "no door for open sesame 42"}}))
+    with pytest.raises(GenerationError, match=r"no door for \*\*\*"):
+        OpenAIGenerator("m", server.url, "chat", "SOME_KEY").generate(["Say:"], SAMPLING, [1])
 
 
 # -- messages or a finished prompt

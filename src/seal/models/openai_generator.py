@@ -102,7 +102,7 @@ class OpenAIGenerator:
                 final = status is not None and status not in (408, 409, 429) and status < 500
                 if final or attempt + 1 == self._attempts:
                     why = f"{self._remote.where}: {self._remote.reason(error)}"
-                    raise GenerationError(why, "bring the server back") from None
+                    raise GenerationError(why, _fix(status) if final else "bring the server back") from None
                 time.sleep(min(30.0, self._backoff * 2**attempt))
         raise AssertionError("unreachable")
 
@@ -125,3 +125,10 @@ class OpenAIGenerator:
         else:
             reply = self._remote.complete(prompt, None, limit, **settings)
         return Completion(reply.text, reply.n_tokens, reply.finish)
+
+
+def _fix(status: int | None) -> str:
+    """What helps against a refusal."""
+    if status in (401, 403):
+        return "check the API key"
+    return "check the server's name for the model, and the settings that it was sent"
