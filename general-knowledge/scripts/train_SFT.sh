@@ -18,7 +18,7 @@ source "$SEAL_ROOT/general-knowledge/scripts/common.sh"
 
 data=$SEAL_SFT_DATA
 if [[ -z "$data" ]]; then
-  newest() { ls -t "$@" 2>/dev/null | head -n 1; }
+  newest() { ls -t "$@" 2>/dev/null | sed -n 1p; }
   data=$(newest "$SEAL_OUT"/query/sft_best*.jsonl || true)
 fi
 if [[ -z "$data" ]]; then

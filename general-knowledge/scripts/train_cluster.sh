@@ -30,7 +30,7 @@ mkdir -p "$SEAL_OUT"
 RAY_AUTH_TOKEN_PATH=$(realpath "$SEAL_OUT")/.ray-token-$SLURM_JOB_ID
 (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 port=${SEAL_RAY_PORT:-6379}
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH RAY_ADDRESS=$head:$port RAY_USAGE_STATS_ENABLED=0
 
