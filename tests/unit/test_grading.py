@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loopback_http import JSON, answering
 from seal.errors import ConfigError, DataError, GenerationError
 from seal.grading import Grader, JudgeGrader, LexicalGrader, LocalModelGrader, cohens_kappa, make_grader
 from seal.lexical import is_correct, normalise
@@ -191,52 +192,25 @@ class Judge:
 def serving(*replies: str | int) -> Iterator[tuple[Judge, str]]:
     judge = Judge(replies)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with judge.lock:
-                judge.requests.append(body)
-                judge.keys.append(self.headers["Authorization"])
-                judge.busy += 1
-                judge.most_busy = max(judge.most_busy, judge.busy)
-            reply = judge.next()
-            time.sleep(1.0 if reply == "hang" else 0.02)
-            with judge.lock:
-                judge.busy -= 1
-            if isinstance(reply, int):
-                payload = {"error": {"message": f"refused for key {KEY}"}}
-            else:
-                message = {"role": "assistant", "content": reply}
-                choice = {"index": 0, "finish_reason": "stop", "message": message}
-                payload = {
-                    "id": "1",
-                    "object": "chat.completion",
-                    "created": 0,
-                    "model": "m",
-                    "choices": [choice],
-                }
-            text = json.dumps(payload).encode()
-            try:
-                self.send_response(reply if isinstance(reply, int) else 200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-            except OSError:
-                pass  # the client has given up
+    def answer(path: str, headers: Any, body: Any) -> tuple[int, str, str]:
+        with judge.lock:
+            judge.requests.append(body)
+            judge.keys.append(headers["Authorization"])
+            judge.busy += 1
+            judge.most_busy = max(judge.most_busy, judge.busy)
+        reply = judge.next()
+        time.sleep(1.0 if reply == "hang" else 0.02)
+        with judge.lock:
+            judge.busy -= 1
+        if isinstance(reply, int):
+            return reply, JSON, json.dumps({"error": {"message": f"refused for key {KEY}"}})
+        message = {"role": "assistant", "content": reply}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        told = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        return 200, JSON, json.dumps(told)
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield judge, f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with answering(answer) as address:
+        yield judge, f"{address}/v1"
 
 
 def _judge(url: str, **options: object) -> JudgeGrader:

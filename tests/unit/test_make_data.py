@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loopback_http import JSON, answering
 from seal import setup
 from seal.errors import ConfigError, DataError, GenerationError, RunError
 from seal.inner.loop import LocalGenerator
@@ -184,44 +183,24 @@ def server() -> Iterator[tuple[str, list[dict[str, Any]], list[int]]]:
     seen: list[dict[str, Any]] = []
     failures: list[int] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            seen.append({"path": self.path, "auth": self.headers["authorization"], **body})
-            status = failures.pop() if failures else 200
-            choice: dict[str, Any] = {
-                "index": 0,
-                "finish_reason": "length" if body["max_tokens"] == 1 else "stop",
-            }
-            if "messages" in body:
-                choice["message"] = {"role": "assistant", "content": f"to {body['messages'][0]['content']}"}
-            else:
-                choice["text"] = f"on from {body['prompt']}"
-            usage = {"completion_tokens": 2, "prompt_tokens": 1, "total_tokens": 3}
-            answer = {
-                "id": "1",
-                "object": "x",
-                "created": 0,
-                "model": "m",
-                "choices": [choice],
-                "usage": usage,
-            }
-            raw = json.dumps(answer if status == 200 else {"error": {"message": "no"}}).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+    def answer(path: str, headers: Any, body: dict[str, Any]) -> tuple[int, str, str]:
+        seen.append({"path": path, "auth": headers["authorization"], **body})
+        if failures:
+            return failures.pop(), JSON, json.dumps({"error": {"message": "no"}})
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": "length" if body["max_tokens"] == 1 else "stop",
+        }
+        if "messages" in body:
+            choice["message"] = {"role": "assistant", "content": f"to {body['messages'][0]['content']}"}
+        else:
+            choice["text"] = f"on from {body['prompt']}"
+        usage = {"completion_tokens": 2, "prompt_tokens": 1, "total_tokens": 3}
+        told = {"id": "1", "object": "x", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        return 200, JSON, json.dumps(told)
 
-        def log_message(self, *_: object) -> None: ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{http.server_port}/v1", seen, failures
-    http.shutdown()
-    http.server_close()
-    thread.join(10)
+    with answering(answer) as address:
+        yield f"{address}/v1", seen, failures
 
 
 def test_an_openai_compatible_server(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loopback_http import JSON, answering
 from raw_server import raw_server
 from seal.cli import main
 from seal.domains.knowledge import KnowledgeIncorporation
@@ -47,28 +46,13 @@ class Server:
 def server() -> Iterator[Server]:
     made = Server()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            made.seen.append({"path": self.path, **body})
-            status, kind, text = made.answer(body)
-            raw = text.encode("utf-8", "surrogatepass")
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+    def answer(path: str, _: object, body: dict[str, Any]) -> tuple[int, str, str]:
+        made.seen.append({"path": path, **body})
+        return made.answer(body)
 
-        def log_message(self, *_: object) -> None: ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    made.url = f"http://127.0.0.1:{http.server_port}/v1"
-    yield made
-    http.shutdown()
-    http.server_close()
-    thread.join(10)
+    with answering(answer) as address:
+        made.url = f"{address}/v1"
+        yield made
 
 
 def reply(content: Any = SAID, **changes: Any) -> str:
@@ -85,7 +69,6 @@ def refused(message: str, param: str = "") -> tuple[int, str, str]:
     return 400, "application/json", json.dumps({"error": {"message": message, "param": param}})
 
 
-JSON = "application/json"
 STREAM = 'data: {"choices": [{"delta": {"content": "The"}}]}\n\ndata: [DONE]\n\n'
 NO_COMPLETION = {
     "a page": ("text/html", "<html><body>Welcome to LM Studio</body></html>", "a web page"),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loopback_http import JSON, answering
 from seal.cli import main
 from seal.errors import GenerationError, RunError
 from seal.grading import JudgeGrader
@@ -22,42 +22,32 @@ from seal.spending import Price, Purse, Spent
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=8)
 
 
-@pytest.fixture
-def server() -> Iterator[Any]:
+@dataclass
+class Server:
     """Answers every chat with yes, 10 tokens read and 5 written; without `usage` where `counts` is off."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            http.requests += 1  # type: ignore[attr-defined]
-            message = {"role": "assistant", "content": "yes" if asked["model"] == "j" else "yes, it is"}
-            told: dict[str, Any] = {
-                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 5},
-            }
-            if not http.counts:  # type: ignore[attr-defined]
-                del told["usage"]
-            raw = json.dumps(told).encode()
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+    url: str = ""
+    requests: int = 0
+    counts: bool = True
 
-        def log_message(self, *_: object) -> None: ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.requests, http.counts = 0, True  # type: ignore[attr-defined]
-    http.url = f"http://127.0.0.1:{http.server_port}/v1"  # type: ignore[attr-defined]
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield http
-    http.shutdown()
-    http.server_close()
-    thread.join(10)
+    def answer(self, path: str, _: object, asked: dict[str, Any]) -> tuple[int, str, str]:
+        self.requests += 1
+        message = {"role": "assistant", "content": "yes" if asked["model"] == "j" else "yes, it is"}
+        told: dict[str, Any] = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+        if self.counts:
+            told["usage"] = {"prompt_tokens": 10, "completion_tokens": 5}
+        return 200, JSON, json.dumps(told)
 
 
-def test_generators_and_judges_pay_from_one_purse(server: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    with answering(made.answer) as address:
+        made.url = f"{address}/v1"
+        yield made
+
+
+def test_generators_and_judges_pay_from_one_purse(server: Server, tmp_path: Path) -> None:
     purse = Purse()
     purse.keep_in(tmp_path / "spending.json")
     writer = OpenAIGenerator("m", server.url, purse=purse, price=Price(2.0, 8.0))
@@ -73,7 +63,7 @@ def test_generators_and_judges_pay_from_one_purse(server: Any, tmp_path: Path) -
     assert again.spent == purse.spent
 
 
-def test_a_budget_ends_what_is_asked_and_requests_under_way_are_all_that_goes_over(server: Any) -> None:
+def test_a_budget_ends_what_is_asked_and_requests_under_way_are_all_that_goes_over(server: Server) -> None:
     purse = Purse(max_tokens=100)
     writer = OpenAIGenerator("m", server.url, purse=purse, concurrency=2)
     with pytest.raises(
@@ -86,7 +76,7 @@ def test_a_budget_ends_what_is_asked_and_requests_under_way_are_all_that_goes_ov
     assert "budget of 100 tokens" in grade.note
 
 
-def test_what_a_server_does_not_count_is_estimated(server: Any) -> None:
+def test_what_a_server_does_not_count_is_estimated(server: Server) -> None:
     server.counts = False
     purse = Purse(max_cost=1.0)
     OpenAIGenerator("m", server.url, purse=purse).generate(["x" * 300], SAMPLING, [1])
@@ -111,7 +101,7 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
 
 
 def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(
-    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("Vell", "Osk", "Averton", "Bexholm")
     passages = [

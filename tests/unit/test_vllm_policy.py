@@ -4,16 +4,15 @@ interface, whose log-probabilities come from a real model with the adapter that 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from loopback_http import JSON, answering
 from seal.errors import GenerationError, ModelError
 from seal.models.adapter_reader import read_adapter
 from seal.models.load import LoadedModel, load_model
@@ -36,61 +35,41 @@ class FakeVLLM:
     made: Callable[[str], LoadedModel] = lambda path: (_ for _ in ()).throw(AssertionError)
     asked: list[tuple[str, Any]] = field(default_factory=list)
 
-    def answer(self, path: str, body: Any) -> tuple[int, str]:
+    def answer(self, path: str, body: Any) -> tuple[int, str, str]:
         self.asked.append((path, body))
         if path == "/v1/models":
-            return 200, json.dumps({"data": [{"id": name} for name in self.names]})
+            return 200, JSON, json.dumps({"data": [{"id": name} for name in self.names]})
         if path == "/v1/load_lora_adapter":
             return self._load(body["lora_name"], body["lora_path"])
         if path == "/v1/unload_lora_adapter":
             self.names.pop(body["lora_name"])
-            return 200, "Success"
+            return 200, JSON, "Success"
         model = self.names.get(body["model"])
         if model is None:
-            return 404, "no such model"
+            return 404, JSON, "no such model"
         ids = torch.tensor([body["prompt"]])
         with torch.inference_mode():
             logits = torch.log_softmax(model.model(input_ids=ids, use_cache=False).logits[0].float(), -1)
         found = [None, *(float(logits[i, t]) for i, t in enumerate(body["prompt"][1:]))]
-        return 200, json.dumps({"choices": [{"logprobs": {"token_logprobs": [*found, -1.0]}}]})
+        return 200, JSON, json.dumps({"choices": [{"logprobs": {"token_logprobs": [*found, -1.0]}}]})
 
-    def _load(self, name: str, path: str) -> tuple[int, str]:
+    def _load(self, name: str, path: str) -> tuple[int, str, str]:
         if self.mode == "404":
-            return 404, "Not Found"
+            return 404, JSON, "Not Found"
         if self.mode == "unlisted":
-            return 200, "Success"
+            return 200, JSON, "Success"
         stale = {"ignores": "base", "stale": "old"}.get(self.mode)
         self.names[name] = self.names[stale] if stale else self.made(path)
-        return 200, "Success: LoRA adapter added successfully."
+        return 200, JSON, "Success: LoRA adapter added successfully."
 
 
 @pytest.fixture
 def server() -> Iterator[FakeVLLM]:
     made = FakeVLLM()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or "null")
-            status, text = made.answer(self.path, body)
-            raw = text.encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-        def do_GET(self) -> None:
-            self.do_POST()
-
-        def log_message(self, *_: object) -> None: ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    made.url = f"http://127.0.0.1:{http.server_port}/v1"
-    yield made
-    http.shutdown()
-    http.server_close()
-    thread.join(10)
+    with answering(lambda path, _, body: made.answer(path, body)) as address:
+        made.url = f"{address}/v1"
+        yield made
 
 
 SHAPE = TrainingConfig(rank=4, alpha=8.0)
