@@ -70,6 +70,8 @@ class PromptContract:
     """The template wants the user's message as a list of parts."""
     marks: Mapping[int, str] = field(default_factory=dict)
     """Special tokens that open or close a thought: kept when tokens become text."""
+    controls: tuple[str, ...] = ()
+    """Texts that the tokenizer takes for special tokens."""
     notes: tuple[str, ...] = ()
     """What was done about which peculiarity, one line each."""
 
@@ -121,8 +123,7 @@ class PromptContract:
 
     def control_words(self, text: str) -> tuple[str, ...]:
         """What in `text` the model would read as control tokens of its own and not as words."""
-        tokens = self.tokenizer.added_tokens_decoder.values()
-        return tuple(t.content for t in tokens if t.special and t.content.strip() and t.content in text)
+        return tuple(token for token in self.controls if token in text)
 
     def is_templated(self, prompt: str) -> bool:
         """Whether a complete prompt went through the chat template."""

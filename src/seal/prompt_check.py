@@ -57,13 +57,15 @@ def build_contract(
         notes.append(f"the tokenizer begins every text with {_shown(tokenizer, starts)}: put once")
         starts = starts[1:]
     eos = tokenizer.eos_token_id
+    special = _special(tokenizer)
     stops = (ends or frozenset()) | ({int(eos)} if eos is not None else set())
     contract = PromptContract(
         tokenizer,
         settings or PromptSettings(),
         starts=starts,
         stops=stops,
-        marks=_marks(tokenizer),
+        marks={i: text for i, text in special.items() if any(text in pair for pair in MARKS)},
+        controls=tuple(special.values()),
         notes=tuple(notes),
     )
     if tokenizer.chat_template:
@@ -119,11 +121,9 @@ def _affixes(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple
     )
 
 
-def _marks(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    texts = {mark for pair in MARKS for mark in pair}
-    return {
-        i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special and t.content in texts
-    }
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    added = tokenizer.added_tokens_decoder.items()
+    return {i: token.content for i, token in added if token.special and token.content.strip()}
 
 
 def _with_template(contract: PromptContract, ends: frozenset[int] | None) -> PromptContract:
