@@ -22,7 +22,7 @@ help: ## show the targets
 demo: $(READY) ## set up, then teach the built-in model a few invented passages (a few minutes on 2 cores)
 	@$(BIN)/seal train --preset demo
 
-test: $(READY) ## the fast tests, one of them on the real built-in model (under 4 minutes on 2 free cores)
+test: $(READY) ## the fast tests, one of them on the real built-in model (four and a half minutes on 2 free cores)
 	@$(PYTEST) -m "not slow"
 
 test-slow: $(READY) ## the others: benchmarks, load, several processes (about ten minutes)
