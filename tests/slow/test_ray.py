@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -134,23 +135,25 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_nodes_get_the_policy_once_each_and_a_killed_actor_changes_nothing(
     two_nodes: Any, policy: Path, expected: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="seal")  # whatever an earlier command set
     crew = crew_at(two_nodes.address, "two", policy)
     pool = Pool(crew.workers(), 2, attend=crew.attend)
-    found: dict[str, Any] = {}
-    for outcome in pool.run(some_jobs()):
-        found[outcome.job_id] = untimed(outcome)
-        if len(found) == 1:
-            victim = next(iter(pool.workers))
-            (pid,) = _ask(victim, "ping")
-            os.kill(pid, signal.SIGKILL)
-    assert found == expected
-    assert len(pool.workers) == 2, "one a CPU, found out while it runs"
-    for cache in two_nodes.caches:
-        assert [p.name for p in (cache / "policies").iterdir() if p.is_dir()] == [crew.setup.model.version]
-    fetched = [r.args[0] for r in caplog.records if "fetched the policy" in r.msg]
-    assert len([mb for mb in fetched if mb]) == 2, fetched
-    pool.close()
+    with closing(pool):
+        found: dict[str, Any] = {}
+        for outcome in pool.run(some_jobs()):
+            found[outcome.job_id] = untimed(outcome)
+            if len(found) == 1:
+                victim = next(iter(pool.workers))
+                (pid,) = _ask(victim, "ping")
+                os.kill(pid, signal.SIGKILL)
+        assert found == expected
+        assert len(pool.workers) == 2, "one a CPU, found out while it runs"
+        for cache in two_nodes.caches:
+            assert [p.name for p in (cache / "policies").iterdir() if p.is_dir()] == [
+                crew.setup.model.version
+            ]
+        fetched = [r.args[0] for r in caplog.records if "fetched the policy" in r.msg]
+        assert len([mb for mb in fetched if mb]) == 2, fetched
 
 
 def _ask(worker: Any, method: str) -> list[Any]:
@@ -180,13 +183,13 @@ def test_a_driver_that_was_killed_finds_its_actors_and_what_they_did(
     script = _DRIVER.format(path=[str(here), str(here.parent)], address=two_nodes.address, policy=str(policy))
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="seal")  # whatever an earlier command set
     crew = crew_at(two_nodes.address, "killed", policy, 2)
     pool = Pool(crew.workers(), 2, attend=crew.attend)
-    assert by_id(pool, some_jobs()) == expected
-    assert any("2 workers of this run are still there" in r.getMessage() for r in caplog.records)
-    assert "from what they had finished" in caplog.text
-    pool.close()
+    with closing(pool):
+        assert by_id(pool, some_jobs()) == expected
+        assert any("2 workers of this run are still there" in r.getMessage() for r in caplog.records)
+        assert "from what they had finished" in caplog.text
 
 
 def test_a_node_that_leaves_takes_no_batch_with_it_and_one_that_joins_gets_work(
@@ -194,14 +197,14 @@ def test_a_node_that_leaves_takes_no_batch_with_it_and_one_that_joins_gets_work(
 ) -> None:
     crew = crew_at(two_nodes.address, "moving", policy)
     pool = Pool(crew.workers(), 2, attend=crew.attend)
-    found: dict[str, Any] = {}
-    leaving = two_nodes.list_all_nodes()[-1]
-    for outcome in pool.run(some_jobs()):
-        if not found:
-            two_nodes.remove_node(leaving, allow_graceful=False)
-            two_nodes.add_node(
-                num_cpus=1, object_store_memory=80 * 2**20, env_vars={"SEAL_CACHE": str(tmp_path)}
-            )
-        found[outcome.job_id] = untimed(outcome)
-    assert found == expected
-    pool.close()
+    with closing(pool):
+        found: dict[str, Any] = {}
+        leaving = two_nodes.list_all_nodes()[-1]
+        for outcome in pool.run(some_jobs()):
+            if not found:
+                two_nodes.remove_node(leaving, allow_graceful=False)
+                two_nodes.add_node(
+                    num_cpus=1, object_store_memory=80 * 2**20, env_vars={"SEAL_CACHE": str(tmp_path)}
+                )
+            found[outcome.job_id] = untimed(outcome)
+        assert found == expected
