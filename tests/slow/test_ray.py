@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 
 from inner_contract import RECIPE, ask_on, job
 from seal.cluster.crew import RayCrew, RaySettings
+from seal.cluster.session import Session
 from seal.engine import EngineSettings, inner_loop
 from seal.inner.loop import LocalInnerLoop
 from seal.models.checkpoint import save_checkpoint
@@ -98,10 +98,10 @@ def test_a_cluster_of_its_own_gives_the_same_bits_and_leaves_nothing(
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cluster of two nodes on this machine, with a cache each."""
+    Session(None, 1, "first").close()  # Ray settles where it listens and who is let in when it first starts
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     cluster = Cluster()
     caches = [tmp_path_factory.mktemp("cache") for _ in range(2)]
     for cache in caches:
