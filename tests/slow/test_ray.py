@@ -34,6 +34,7 @@ if importlib.util.find_spec("ray") is None:  # whose import decides where it lis
     pytest.skip("ray is not installed", allow_module_level=True)
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),  # one cluster at a time
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets and logs
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
