@@ -85,29 +85,48 @@ class EStep:
         tasks: Mapping[str, Task],
         before: Mapping[str, Performance],
     ) -> list[Trial]:
-        """Train `repeats` adapters on every edit and measure each; in batches of fixed make-up."""
+        """Train `repeats` adapters on every edit and measure each; in batches of fixed make-up.
+
+        Work that the run has done before is not done again: two edits of a task that come to the same rows
+        under the same seed are one adapter, in one arm or in two.
+        """
         specs = [TrialSpec(edit, r, arm, iteration) for edit in edits for r in range(repeats)]
+        works = {spec.key: self.evaluator.work(spec, tasks[spec.edit.task_id]) for spec in specs}
+        source = self._sources(works)
+        own = [spec for spec in specs if source[spec.key] == spec.key]
+        if len(own) < len(specs):
+            log.info("%s: %d self-edits come to %d adapters", arm, len(specs), len(own))
 
-        def recall(spec: TrialSpec) -> Trial | None:
-            return self.run.recall(Trial, "trial", spec.key)
+        def recall(key: str) -> Trial | None:
+            return self.run.recall(Trial, "trial", key)
 
-        done = {spec.key for spec in specs if recall(spec) is not None}
+        done = {spec.key for spec in own if recall(spec.key) is not None}
         stage = f"training adapters ({arm})"
-        if len(done) < len(specs):
-            self.run.progress(stage, len(done), len(specs))
+        if len(done) < len(own):
+            self.run.progress(stage, len(done), len(own))
             with self.phase("adapt", iteration, arm) as phase:
-                for trial in self.evaluator.trials(specs, tasks, before, done, self.batch):
+                for trial in self.evaluator.trials(own, tasks, before, done, self.batch):
                     key = f"{trial.edit_id}/r{trial.repeat}"
-                    self.record("trial", key, trial)
+                    self.record("trial", key, replace(trial, work=works[key]))
                     done.add(key)
                     trace.measured(trial, tasks[trial.task_id].target)
-                    self.run.progress(stage, len(done), len(specs))
+                    self.run.progress(stage, len(done), len(own))
                     phase.tokens += trial.outcome.timings.train_tokens
                     if trial.problem:
                         log.warning("self-edit %s cannot be applied: %s", trial.edit_id, trial.problem)
-                    if len(done) % self.batch == 0 or len(done) == len(specs):
-                        log.info("%s: %d of %d adapters measured", arm, len(done), len(specs))
-        return [trial for trial in map(recall, specs) if trial is not None]
+                    if len(done) % self.batch == 0 or len(done) == len(own):
+                        log.info("%s: %d of %d adapters measured", arm, len(done), len(own))
+        for spec in specs:
+            if source[spec.key] != spec.key and (known := recall(source[spec.key])) is not None:
+                twin = self.evaluator.twin(spec, tasks[spec.edit.task_id], known)
+                self.record("trial", spec.key, replace(twin, work=works[spec.key]))
+        return [found for spec in specs if (found := recall(spec.key)) is not None]
+
+    def _sources(self, works: Mapping[str, str]) -> dict[str, str]:
+        """For every trial the one whose adapter it shares: of an earlier arm, or the first with its work."""
+        rows = self.run.journal.rows("trial")
+        first = {row.data["work"]: row.key for row in rows if row.key not in works and row.data.get("work")}
+        return {key: first.setdefault(work, key) if work else key for key, work in works.items()}
 
     def close(self) -> None:
         """Free what the engine holds beside the policy (its worker processes); more work brings it back."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from seal import trace
@@ -20,6 +21,7 @@ from seal.records import (
     Performance,
     SelfEdit,
     Task,
+    Timings,
     TrainingConfig,
     TrainingSequence,
     Trial,
@@ -133,6 +135,7 @@ class Evaluator:
             task = tasks[spec.edit.task_id]
             try:
                 jobs[spec.key] = self._job(spec, task)
+                trace.job(jobs[spec.key], self.loaded.tokenizer)
             except InvalidEdit as error:
                 if spec.key in done:
                     continue
@@ -162,6 +165,26 @@ class Evaluator:
                 yield self._trial(spec, task, before, outcome, after)
         _raise_ungraded(ungraded)
 
+    def work(self, spec: TrialSpec, task: Task) -> str:
+        """Digest of what a trial trains and asks, by which policy: the same digest, the same outcome.
+
+        Empty where that is not known: an edit that cannot be applied, a domain that trains by itself.
+        """
+        if not self.domain.batched:
+            return ""
+        try:
+            job = self._job(spec, task)
+        except InvalidEdit:
+            return ""
+        what = (self.loaded.version, job.sequences, job.training, job.eval_prompts, job.seed)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+    def twin(self, spec: TrialSpec, task: Task, known: Trial) -> Trial:
+        """The trial of `spec`, whose work is that of the `known` trial: nothing is trained again."""
+        outcome = replace(known.outcome, job_id=spec.key, timings=Timings())
+        before = {task.id: known.before}
+        return self._trial(spec, task, before, outcome, known.after, known.problem)
+
     def _run(self, jobs: Iterable[AdaptJob], tasks: Mapping[str, Task]) -> Iterator[AdaptOutcome]:
         """The engine's outcomes; a domain that looks at answers before it asks on gets its say."""
         more = self.domain.follow_up
@@ -175,9 +198,7 @@ class Evaluator:
         training = self.domain.training_config(completion, self.training)
         eval_prompts = self.domain.eval_prompts(task, self.loaded.tokenizer) if self.domain.batched else ()
         seed = derive(self.run_seed, spec.edit.task_id, spec.repeat)
-        job = AdaptJob(spec.key, rows, training, eval_prompts, seed, baseline=False)
-        trace.job(job, self.loaded.tokenizer)
-        return job
+        return AdaptJob(spec.key, rows, training, eval_prompts, seed, baseline=False)
 
     def _padded(self, row: TrainingSequence) -> TrainingSequence:
         tokenizer = self.loaded.tokenizer

@@ -294,6 +294,8 @@ class Trial:
     problem: str = ""
     findings: tuple[EditFinding, ...] = ()
     """What the check of the self-edit found (`generation.check`)."""
+    work: str = ""
+    """Digest of what was trained and asked (`evaluator.digest`); a run does the same work once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,12 @@ from seal.cli import main
 from seal.config import load_config
 from seal.errors import ConfigError
 from seal.evaluation import base_arm, trained_arm
+from seal.evaluator import TrialSpec
 from seal.framework import sample_tasks
 from seal.inner.loop import LocalGenerator, LocalInnerLoop
 from seal.intervals import GAINS, interval
 from seal.models.load import LoadedModel, load_model
-from seal.records import AdaptOutcome, Baseline, Completion, Performance, Trial, Verdict
+from seal.records import AdaptOutcome, Baseline, Completion, Performance, SelfEdit, Trial, Verdict
 from seal.run.folder import Run
 from seal.run.journal import Journal, Row
 
@@ -374,6 +375,38 @@ def test_what_the_journal_holds_is_not_done_again(
                 assert results(run.journal.rows()) == results(whole)
         assert sum(in_two["jobs"]) - sum(at_once["jobs"]) == twice
         assert sum(in_two["texts"]) == sum(at_once["texts"])
+
+
+def test_self_edits_that_come_to_the_same_are_one_adapter(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """In one arm and in two, and what is shared is what training would have given."""
+    config = load_config(preset="test", overrides=settings())
+    with Run.create(config.output_dir, config) as run:
+        framework = SEALFramework(config, run=run)
+        estep, tasks = framework.estep, framework.tasks
+        before = estep.baselines(list(tasks.values()), 0)
+        name = min(tasks)
+
+        def edits(arm: str, *texts: str) -> list[SelfEdit]:
+            return [SelfEdit(f"{name}.{arm}{n}", name, "", text, n, "v") for n, text in enumerate(texts)]
+
+        with counted_work() as first:
+            one, two, three = estep.adapt(edits("a", "Nine.", "Green.", "Nine."), 1, "a", 0, tasks, before)
+        with counted_work() as later:
+            again, new = estep.adapt(edits("b", "Nine.", "Osk."), 1, "b", 0, tasks, before)
+        with counted_work() as resumed:
+            estep.adapt(edits("b", "Nine.", "Osk."), 1, "b", 0, tasks, before)
+        assert [sum(w["jobs"]) for w in (first, later, resumed)] == [2, 1, 0]
+        for twin, key in ((three, f"{name}.a2/r0"), (again, f"{name}.b0/r0")):
+            assert (twin.after, twin.outcome.adapted, twin.work) == (one.after, one.outcome.adapted, one.work)
+            assert twin.outcome.job_id == key, "it answers for itself"
+            assert twin.outcome.timings.train_tokens == 0, "and cost nothing"
+        spec = TrialSpec(edits("c", "Nine.")[0], 0, "c", 0)
+        (trained,) = estep.evaluator.trials([spec], tasks, before)
+        assert trained.outcome.losses == pytest.approx(one.outcome.losses, abs=1e-5)
+        assert len({one.work, two.work, new.work}) == 3
+        assert estep.evaluator.work(TrialSpec(edits("c", "Nine.")[0], 1, "c", 0), tasks[name]) != one.work
 
 
 def test_resuming_a_finished_run_computes_nothing_and_says_the_same(
