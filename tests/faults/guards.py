@@ -20,7 +20,12 @@ class Mutant(NamedTuple):
 
 
 _JOURNAL, _RUN = "test_journal.py", "test_run_integrity.py"
-_DURABLE, _MESSAGES, _SERVER = "test_durability.py", "test_serve_messages.py", "test_serve_server.py"
+_DURABLE, _WHOLE, _MESSAGES, _SERVER = (
+    "test_durability.py",
+    "test_whole_file.py",
+    "test_serve_messages.py",
+    "test_serve_server.py",
+)
 _REMOTE, _GRADING, _ENGINE = "test_remote.py", "test_grading.py", "test_inner_adapt.py"
 
 MUTANTS = (
@@ -41,7 +46,8 @@ MUTANTS = (
     # --- the run folder
     Mutant("whole files without fsync", "whole_file.py", "            os.fsync(file.fileno())\n", "", _DURABLE),
     Mutant("files written in place", "whole_file.py", "part = path.with_name(", "part = path or path.with_name(", f"{_DURABLE} {_RUN} -k 'write_that_fails or beside'"),
-    Mutant("written through a link", "whole_file.py", "        part.unlink(missing_ok=True)  # of", "        #", f"{_RUN} -k beside"),
+    Mutant("what killed processes left stays", "whole_file.py", "                    remove(path)\n", "                    pass\n", f"{_WHOLE} -k killed"),
+    Mutant("what others are writing is taken away", "whole_file.py", "                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "", f"{_WHOLE} -k killed"),
     Mutant("half-written policies stay", "run/folder.py", "                run._clear_partial()\n", "", f"{_RUN} -k half_written"),
     Mutant("every hidden folder is cleared away", "run/folder.py", "if _PARTIAL.fullmatch(entry.name) and", 'if entry.name.startswith(".") and', f"{_RUN} -k half_written"),
     Mutant("a policy's name may lead anywhere", "run/folder.py", "if not _POLICY.fullmatch(checkpoint):", "if False:", f"{_RUN} -k outside_the_run"),
@@ -57,10 +63,10 @@ MUTANTS = (
     Mutant("secrets in logs", "run/log.py", "if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and value in text:", "if False:", "test_run.py -k secret"),
     Mutant("passwords of addresses in logs", "run/log.py", 'return _IN_ADDRESS.sub("***", text)', "return text", "test_run.py -k credentials"),
     # --- policies
-    Mutant("checkpoint files without fsync", "models/checkpoint.py", "            _fsync(path)\n", "", _DURABLE),
-    Mutant("checkpoint folder without fsync", "models/checkpoint.py", "        _fsync(staging)\n", "", _DURABLE),
-    Mutant("rename not flushed", "models/checkpoint.py", "    _fsync(folder.parent)\n", "", _DURABLE),
-    Mutant("staging stays after an error", "models/checkpoint.py", "            shutil.rmtree(staging, ignore_errors=True)\n    return", "            pass\n    return", _DURABLE),
+    Mutant("files of a folder without fsync", "whole_file.py", "            _flush(inner)\n", "            pass\n", _DURABLE),
+    Mutant("folder without fsync", "whole_file.py", "        _flush(staging)\n", "", _DURABLE),
+    Mutant("rename not flushed", "whole_file.py", "        _flush(path.parent)\n", "", _DURABLE),
+    Mutant("half a folder stays after an error", "whole_file.py", "        _remove_folder(folder)\n        os.close", "        os.close", f"{_DURABLE} {_WHOLE} -k 'fails or whole_or_not'"),
     Mutant("any folder is replaced", "models/checkpoint.py", "if folder.exists() and not (folder.is_dir() and _replaceable(folder)):", "if False:", "test_load.py -k never_replaced"),
     Mutant("hashes not compared", "models/checkpoint.py", "if file_digest(folder / name, trust_times=not deep) != digest:", "if False:", f"{_RUN} -k kept_size"),
     Mutant("mtime alone is trusted", "models/checkpoint.py", "stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]", "stat.st_mtime_ns]", f"{_RUN} -k kept_size"),

@@ -124,11 +124,12 @@ def test_a_policy_outside_the_run_is_neither_deleted_nor_loaded(
 
 
 def test_a_file_is_written_beside_and_never_through_a_link(tmp_path: Path, outside: Path) -> None:
-    part = tmp_path / f".metrics.jsonl.{os.getpid()}.part"
-    part.symlink_to(outside / "photos" / "file")
+    link = tmp_path / ".metrics.jsonl.00000000.part"
+    link.symlink_to(outside / "photos" / "file")
     write_whole(tmp_path / "metrics.jsonl", "new")
     assert (tmp_path / "metrics.jsonl").read_text() == "new"
     assert (outside / "photos" / "file").read_text() == "dear"
+    assert link.is_symlink()
 
 
 # --- settings -------------------------------------------------------------------------------------------

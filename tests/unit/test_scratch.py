@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from seal import scratch
 from seal.scratch import scratch_folder
 
 HOLD = """
@@ -28,7 +27,6 @@ with scratch_folder("sft") as folder:
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(scratch, "_SETTLED_S", -1.0)
 
 
 def hold() -> tuple[subprocess.Popen[str], Path]:

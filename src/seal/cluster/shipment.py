@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from seal.whole_file import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +66,11 @@ def unpack(parts: Parts, version: str) -> tuple[Path, int]:
             folder.touch()
             return folder, 0
         fetched = 0
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".") as partial:
-            Path(partial, "policy").mkdir()
+        with whole_folder(folder) as partial:
             for name, references in parts.files:
-                with Path(partial, "policy", name).open("wb") as file:
+                with (partial / name).open("wb") as file:
                     for reference in references:
                         fetched += file.write(ray.get(reference))
-            Path(partial, "policy").rename(folder)
         _keep_newest(cache)
     return folder, fetched
 

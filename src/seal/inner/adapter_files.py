@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +10,7 @@ from seal.inner.adapter import Adapter
 from seal.inner.runtime import Runtime
 from seal.models.adapter_reader import PREFIX, read_adapter
 from seal.records import TrainingConfig
+from seal.whole_file import whole_folder
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
@@ -25,6 +23,7 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
         AdaptError: the folder exists already, or cannot be written.
     """
     from peft import LoraConfig
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     from transformers.pytorch_utils import Conv1D
 
@@ -48,16 +47,11 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a_RD.cpu().contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b_OR.cpu().contiguous()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
+        with whole_folder(target) as staging:
             save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
             config.save_pretrained(str(staging))
-            os.replace(staging, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        why = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or str(error)
         raise AdaptError(f"cannot save the adapter to {target}: {why}", "check the folder") from error
 
 

@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from seal.cache import cache_dir as cache_dir
 from seal.errors import ModelError
-from seal.whole_file import write_whole
+from seal.whole_file import whole_folder, write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -121,28 +118,19 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> str:
     """Let `write` fill a new folder, add the manifest, and put it in the place of `folder` at once."""
     if folder.exists() and not (folder.is_dir() and _replaceable(folder)):
         raise ModelError(f"{folder} exists and is not a checkpoint", "choose another folder")
-    staging: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        staging.chmod(0o755)
-        write(staging)
-        files = sorted(p for p in staging.rglob("*") if p.is_file())
-        hashes = {p.relative_to(staging).as_posix(): file_digest(p, trust_times=False) for p in files}
-        write_whole(staging / MANIFEST, json.dumps({"files": hashes}, indent=1) + "\n")
-        for path in [*files, staging / MANIFEST]:
-            path.chmod(0o644)  # the safetensors writer and mkstemp leave 0600
-            _fsync(path)
-        _fsync(staging)
-        _swap(staging, folder)
+        with whole_folder(folder, replace=True) as staging:
+            write(staging)
+            files = sorted(p for p in staging.rglob("*") if p.is_file())
+            hashes = {p.relative_to(staging).as_posix(): file_digest(p, trust_times=False) for p in files}
+            write_whole(staging / MANIFEST, json.dumps({"files": hashes}, indent=1) + "\n")
+            for path in files:
+                path.chmod(0o644)  # the safetensors writer leaves 0600
     except Exception as error:  # safetensors and tokenizers raise their own, the latter bare `Exception`
         raise ModelError(
             f"cannot write the checkpoint {folder}: {one_line(error)}",
             "free disk space or choose a folder that you can write to",
         ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
     return folder_version(folder)
 
 
@@ -218,26 +206,3 @@ def one_line(error: BaseException) -> str:
 
 def _replaceable(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or not any(folder.iterdir())
-
-
-def _swap(staging: Path, folder: Path) -> None:
-    """Rename `staging` to `folder`; what was there goes away only after the new one is in place."""
-    old: Path | None = None
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        os.replace(folder, old / folder.name)
-    os.replace(staging, folder)
-    _fsync(folder.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    """Flush a file, or (where the system allows it) a folder, to disk."""
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

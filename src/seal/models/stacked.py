@@ -5,14 +5,12 @@ W + s₁·B₁A₁ + s₂·B₂A₂ = W + [s₁B₁ s₂B₂]·[A₁; A₂], so 
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal.errors import ModelError
 from seal.models.adapter_reader import PREFIX, read_adapter
+from seal.whole_file import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,6 +37,7 @@ def save_stacked(
     """
     import torch
     from peft import LoraConfig
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     from transformers.pytorch_utils import Conv1D
 
@@ -65,15 +64,12 @@ def save_stacked(
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a.contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b.contiguous()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with whole_folder(
+            folder, replace=True
+        ) as staging:  # in the place of a try that was cut short after it
             save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
             config.save_pretrained(str(staging))
-            shutil.rmtree(folder, ignore_errors=True)  # of a try that was cut short after it
-            os.replace(staging, folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise ModelError(f"cannot save the adapter to {folder}: {error.strerror}", "check the disk") from None
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ModelError(f"cannot save the adapter to {folder}: {why}", "check the disk") from None
     return rank

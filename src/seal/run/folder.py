@@ -29,7 +29,7 @@ from seal.whole_file import write_whole
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _POLICY = re.compile(r"checkpoints/(policy|placebo)-\d+")
-_PARTIAL = re.compile(r"\.(policy|placebo)-\d+(-adapter)?\.(old\.)?\w{8}")
+_PARTIAL = re.compile(r"\.(policy|placebo)-\d+(-adapter)?\.(part-|old\.)?\w{8}")
 """Folders that `models.checkpoint` writes a policy in before it has its name."""
 
 

@@ -10,10 +10,9 @@ The target folder appears whole or not at all, and one that exists is never touc
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from seal.models import builtin, gguf
 from seal.taught.card import card
 from seal.taught.form import Form
 from seal.taught.manifest import Manifest, is_taught, read_manifest
+from seal.whole_file import whole_folder
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
@@ -106,20 +106,11 @@ def export(
 def _whole(out: Path, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a folder beside `out`, and rename it when it is complete."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        with whole_folder(out) as staging:
+            write(staging)
     except OSError as error:
-        raise ModelError(
-            f"{out.parent} cannot be written: {error.strerror}", "choose another --out"
-        ) from None
-    try:
-        staging.chmod(0o755)
-        write(staging)
-        os.rename(staging, out)
-    except OSError as error:
-        raise ModelError(f"{out} cannot be written: {error.strerror or error}", "free some space") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
+        raise ModelError(f"{out} cannot be written: {error.strerror or error}", fix) from error
     return out
 
 
