@@ -24,6 +24,7 @@ from seal.inner import adapt
 from seal.inner.adapter import Adapter, layout_of
 from seal.inner.decode import Decoder, Request
 from seal.inner.runtime import Runtime
+from seal.inner.slots import Slots
 from seal.records import AdaptJob, Sampling, TrainingConfig, TrainingSequence
 
 #: Operators that launch nothing although they are no views.
@@ -83,9 +84,6 @@ def _real() -> Iterator[None]:
         yield
 
 
-sys.modules["torch.optim.adam"]._device_dtype_check_for_fused = lambda *_, **__: None  # it knows no `meta`
-
-
 def model(n_layers: int, device: str) -> LlamaForCausalLM:
     """A Llama of random shape and no weights, bf16."""
     config = LlamaConfig(
@@ -108,7 +106,7 @@ def training_round(n_layers: int, n: int, device: str = "meta", **training: Any)
     jobs = [
         AdaptJob(str(i), (TrainingSequence((1,) * rng.randint(25, 75)),), config, (), i) for i in range(n)
     ]
-    places = adapt._Slots(runtime).take([layout_of(runtime, config)] * n)
+    places = Slots(runtime).take([layout_of(runtime, config)] * n)
     fits = [adapt.Fit(runtime, job, place) for job, place in zip(jobs, places, strict=True)]
     with Launches(device):
         assert not list(adapt._round(runtime, fits, adapt.TokenBudget(1 << 20)))

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from double_precision import SAME, DoublePrecision, no_further_off, tiny_double
 from seal.inner import adapter as adapter_file
-from seal.inner.adapt import Trained, train
+from seal.inner.adapt import train
 from seal.inner.adapter import Adapter
 from seal.inner.attention import LONGEST_WRITTEN_OUT
+from seal.inner.fit import Trained
 from seal.inner.grouped import GroupOffsets
 from seal.inner.packing import CALL_COST, length_buckets, pack
 from seal.inner.runtime import Runtime

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from double_precision import SAME, DoublePrecision, tiny_double
-from seal.inner.adapt import Trained, train
+from seal.inner.adapt import train
 from seal.inner.adapter import Adapter
 from seal.inner.decode import Decoder, Request
+from seal.inner.fit import Trained
 from seal.inner.memory import ENOUGH_ELSEWHERE, Capacity, capacity, fitting, footprint
 from seal.inner.packing import Pack
 from seal.inner.runtime import Runtime

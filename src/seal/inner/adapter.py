@@ -96,9 +96,12 @@ class Adapter:
         self.layout = layout_of(runtime, training)
         if weights is None:
             weights = torch.empty(self.layout.size, dtype=runtime.state_dtype, device=runtime.device)
-        self.weights = weights.zero_()
+        on_host = weights if weights.device.type == "cpu" else torch.empty(weights.shape, dtype=weights.dtype)
+        self.weights = on_host.zero_()
         for name, (a_RD, _) in self.factors.items():
             a_RD.copy_(init_lora(name, a_RD.shape[1], training.rank, seed))
+        if on_host is not weights:
+            self.weights = weights.copy_(on_host, non_blocking=True)  # all layers at once
 
     @property
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from seal.errors import AdaptError, GenerationError, SealError
-from seal.inner.adapt import Trained, train
+from seal.inner.adapt import train
 from seal.inner.adapter import Adapter
 from seal.inner.adapter_files import save_adapter
 from seal.inner.base_answers import BaseAnswers
 from seal.inner.decode import Decoder, Request, TokenCompletion
 from seal.inner.family_check import check_family
+from seal.inner.fit import Trained
 from seal.inner.runtime import Runtime
 from seal.inner.score import PrefixScorer
 from seal.models.load import LoadedModel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,36 +17,55 @@ from seal.inner.transfer import on_device
 
 if TYPE_CHECKING:
     from seal.inner.runtime import Runtime
+    from seal.records import TrainingConfig
+
+
+class TrainingState(NamedTuple):
+    """What an optimiser steps, by slot, (n, layout.size) each in the runtime's `state_dtype`."""
+
+    weights: Tensor
+    grads: Tensor
+    means: Tensor
+    """Running means of the gradients and of their squares."""
+    squares: Tensor
 
 
 class AdapterStack:
     """Slots for `n` adapters of one layout.
 
-    Products read factors in the runtime's `factor_dtype`. With `training`, each slot also has weights in its
-    `state_dtype`, which an optimiser steps, and their gradients; `put` brings a step to the factors.
+    Products read factors in the runtime's `factor_dtype`. With `training`, each slot also has what an
+    optimiser steps, see `seal.inner.optimiser`.
     """
 
     def __init__(self, runtime: Runtime, layout: SlotLayout, n: int, *, training: bool = False) -> None:
         self.layout, self.scales = layout, [1.0] * n
-        shape, device, state = (n, layout.size), runtime.device, runtime.state_dtype
-        self.weights = torch.empty(shape, dtype=state, device=device) if training else None
-        self.grads = torch.empty(shape, dtype=state, device=device) if training else None
-        own = self.weights if runtime.factor_dtype == state else None
-        self._factors = torch.empty(shape, dtype=runtime.factor_dtype, device=device) if own is None else own
-        self.dtype = self._factors.dtype
+        shape, device, full = (n, layout.size), runtime.device, runtime.state_dtype
+        new = partial(torch.empty, shape, dtype=full, device=device)
+        self.state = TrainingState(new(), new(), new(), new()) if training else None
+        own = self.state.weights if self.state is not None and runtime.factor_dtype == full else None
+        self.factors = torch.empty(shape, dtype=runtime.factor_dtype, device=device) if own is None else own
+        self.dtype = self.factors.dtype
         self._views: dict[tuple[int, int], tuple[dict[int, GroupFactors], dict[int, GroupFactors]]] = {}
 
     def put(self, slot: int, adapter: Adapter) -> None:
         """Have a slot answer as `adapter` does."""
         self.scales[slot] = adapter.scale
-        if self._factors is not self.weights:
-            self._factors[slot].copy_(adapter.weights)
+        if self.state is None or self.factors is not self.state.weights:
+            self.factors[slot].copy_(adapter.weights)
+
+    def begin(self, runtime: Runtime, slot: int, training: TrainingConfig, seed: int) -> Adapter:
+        """A new adapter that trains in a slot, with its start values and no history."""
+        assert self.state is not None
+        self.state.means[slot].zero_()
+        self.state.squares[slot].zero_()
+        return Adapter(runtime, training, seed, self.state.weights[slot])
 
     def views(self, first: int, count: int) -> tuple[dict[int, GroupFactors], dict[int, GroupFactors]]:
         """Factors and, when training, gradients of consecutive slots, by group."""
         if (first, count) not in self._views:
-            factors = self.layout.views(self._factors[first : first + count])
-            grads = self.layout.views(self.grads[first : first + count]) if self.grads is not None else {}
+            own = slice(first, first + count)
+            factors = self.layout.views(self.factors[own])
+            grads = self.layout.views(self.state.grads[own]) if self.state is not None else {}
             self._views[first, count] = factors, grads
         return self._views[first, count]
 
