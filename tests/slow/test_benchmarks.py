@@ -58,9 +58,9 @@ def test_the_gpu_benchmark_goes_through_every_step_on_the_cpu(tmp_path: Path) ->
     command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--out", str(out)]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=280)
     found = json.loads(out.read_text())
-    assert list(found) == [
-        *("versions", "probes", "equality", "shape", "training", "launches", "decoding", "job", "peft")
-    ]
+    checks, measures = ("versions", "probes", "equality", "devices"), ("training", "launches", "decoding")
+    assert list(found) == [*checks, "shape", *measures, "job", "peft"]
+    assert found["devices"]["equal"]
     assert not [name for name, step in found.items() if "failed" in step]
     assert all(probe["equal"] for probe in found["probes"]["grouped"].values())
     assert found["equality"]["float32"]["weights"] < 1e-4
