@@ -30,6 +30,7 @@ from seal.seeds import derive
 from seal.selection import select
 from seal.settings import SEALConfig
 from seal.spending import FILE as SPENDING
+from seal.writers import Writers
 
 if TYPE_CHECKING:
     from seal.estep import EStep
@@ -67,11 +68,14 @@ class SEALFramework:
         setup.check_tasks(self.domain, [*self.tasks.values(), *val_tasks], base)
         self.base_version = base.version
         self.reward_model = setup.reward_model(config, self.domain)
-        self.optimizer = ReSTEMOptimizer(config.sft.training(), adapters=config.generation.follow == "lora")
+        self.optimizer = ReSTEMOptimizer(config.sft.training(), adapters=config.generation.follows)
         self.held_out = HeldOut(
             self.domain, val_tasks, evaluation.arms, evaluation.samples, config.seed, evaluation.in_context
         )
-        self.estep = setup.estep(config, self.folder, self.domain, self.grader, base, self.purse)
+        self.writers = Writers(
+            config.generation, config.model_name, config.sft.rank, self.purse, self.folder.logs
+        )
+        self.estep = setup.estep(config, self.folder, self.domain, self.grader, base, self.writers)
 
     def run(self) -> Summary:
         """Evaluate, go through the rounds, evaluate again."""
@@ -87,6 +91,11 @@ class SEALFramework:
         summary = Summary(tuple(arms), tuple(updates), rates, self.domain.asked, self._rule())
         self.folder.record("summary", "final", summary)
         return summary
+
+    def close(self) -> None:
+        """Write down what servers have cost, and end what the run has started."""
+        self.purse.close()
+        self.writers.close()
 
     def _rule(self) -> str:
         """Which self-edits are kept, in words."""
@@ -213,7 +222,7 @@ class SEALFramework:
                 f"{source} holds policy {policy.version}, and the run went on with {version}",
                 "restore the folder from a copy, or begin a new run",
             )
-        self.estep = setup.estep(config, self.folder, self.domain, self.grader, policy, self.purse)
+        self.estep = setup.estep(config, self.folder, self.domain, self.grader, policy, self.writers)
         return self.estep
 
     def _success_rate(self, iteration: int) -> float:

@@ -7,6 +7,7 @@ Defaults of the inner loop are the specification's, those of the M-step and of s
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -75,6 +76,16 @@ def _day(value: str) -> str:
         return date.fromisoformat(value).isoformat()
     except ValueError:
         raise ValueError("must be a day like 2024-07-26") from None
+
+
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"is no command: {error}") from None
+    if value and not words:
+        raise ValueError("must be a command")
+    return value
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -238,14 +249,35 @@ class GenerationConfig(Section):
     follow: Literal["off", "lora"] = "off"
     """lora: the server is vLLM, serves model_name, reads this run's folder and gets each trained policy as a
     LoRA adapter (of sft.rank times the rounds so far); off: its model stays what it is."""
+    deploy_hook: Annotated[str, AfterValidator(_command)] = ""
+    """Command that brings a trained policy to a server which others control: it is called with the folder of
+    a LoRA adapter of model_name and the new name that the server must answer to."""
+    engine: Literal["seal", "vllm"] = "seal"
+    """Who writes without a `base_url`. vllm: a server of vLLM's on this machine, which the run starts and
+    ends, and which follows the rounds."""
+    python: str = ""
+    """Interpreter that has vLLM, such as /opt/vllm/bin/python; empty: this one."""
+    engine_arguments: tuple[str, ...] = ()
+    """Further arguments of vLLM's, such as [--gpu-memory-utilization, "0.4"]."""
+    restart_after: Natural = 20
+    """Policies loaded before the run's vLLM is started anew: it keeps memory of each."""
     price: Prices = (0.0, 0.0)
     """Cost of a million tokens that the server reads, and of a million that it writes."""
 
     @model_validator(mode="after")
     def _followers_are_servers(self) -> GenerationConfig:
-        if self.follow != "off" and self.base_url is None:
-            raise ValueError("follow needs `base_url`, the address of a vLLM server")
+        if self.engine == "vllm" and self.base_url is not None:
+            raise ValueError("engine: vllm starts a server itself: leave it out, or `base_url`")
+        if self.follow != "off" and self.base_url is None and self.engine != "vllm":
+            raise ValueError("follow needs `base_url`, the address of a vLLM server, or engine: vllm")
+        if self.deploy_hook and (self.base_url is None or self.follow != "off"):
+            raise ValueError("deploy_hook needs `base_url`, the server's address, and follow: off")
         return self
+
+    @property
+    def follows(self) -> bool:
+        """Whether trained policies reach the server that writes."""
+        return self.follow == "lora" or self.engine == "vllm" or bool(self.deploy_hook)
 
 
 class SFTConfig(Section):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from seal.protocols import Generator, InnerLoop
     from seal.run.folder import Run
     from seal.self_edit import SelfEditGenerator
+    from seal.writers import Writers
 
 
 log = logging.getLogger(__name__)
@@ -248,16 +248,18 @@ def estep(
     domain: BaseDomain,
     grader: Grader,
     policy: LoadedModel,
-    purse: Purse | None = None,
+    writers: Writers | None = None,
 ) -> EStep:
-    """`policy` with everything that it writes, adapts and is measured with."""
+    """`policy` with everything that it writes (None: what the settings name), adapts and is measured with."""
     from seal.engine import inner_loop
     from seal.graded import Graded
+    from seal.writers import Writers
 
     batch = _batch_size(config, run, policy)
     capacity = _capacity(config, run, policy)
     loop = Graded(inner_loop(policy, engine_settings(config, capacity, run.path), batch), grader)
-    generator = domain.sampler(make_generator(config, policy, purse), policy.tokenizer)
+    writers = writers or Writers(config.generation, config.model_name)
+    generator = domain.sampler(writers.generator(policy), policy.tokenizer)
     return estep_on(config, run, domain, loop, policy, generator)
 
 
@@ -333,51 +335,3 @@ def edit_sampler(
     from seal.self_edit import SelfEditGenerator
 
     return SelfEditGenerator(generator, domain, tokenizer, config.sampling(), config.seed)
-
-
-def make_generator(config: SEALConfig, policy: LoadedModel | None, purse: Purse | None = None) -> Generator:
-    """The local policy, or the server that the settings name."""
-    g = config.generation
-    if g.base_url is None:
-        from seal.inner.loop import LocalGenerator
-
-        if policy is None:
-            raise ConfigError("there is no model to write self-edits", "set generation.base_url")
-        return LocalGenerator(policy)
-    from seal.models.openai_generator import OpenAIGenerator
-
-    def make(name: str) -> OpenAIGenerator:
-        return OpenAIGenerator(
-            name,
-            g.base_url or "",
-            g.api,
-            g.api_key_env,
-            concurrency=g.concurrency,
-            timeout=g.timeout_s,
-            attempts=g.max_attempts,
-            contract=policy.contract if policy else None,
-            purse=purse,
-            price=Price(*g.price),
-        )
-
-    name = g.model or config.model_name
-    if g.follow == "lora" and policy is not None:
-        from seal.models.stacked import adapter_of
-        from seal.models.vllm_policy import FollowingGenerator, VLLMPolicy
-
-        adapter = adapter_of(policy.source)
-        server = VLLMPolicy(g.base_url, name, g.api_key_env)
-        return FollowingGenerator(server, policy, adapter if adapter.is_dir() else None, make)
-    generator = make(name)
-    if policy is not None:
-        _say_apart(generator.where)
-    return generator
-
-
-@cache
-def _say_apart(where: str) -> None:
-    """Say it once, and not with every policy."""
-    log.warning(
-        "%s writes the self-edits of every round: no trained policy reaches it, so no arm follows the rounds",
-        where,
-    )

@@ -44,6 +44,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "extras",
             "wording",
             "spending",
+            "supervisor",
         }
     ),
     frozenset({"settings"}),
@@ -55,7 +56,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"batches", "graded", "serve"}),
     frozenset({"workers", "pool", "cluster", "engine"}),
     frozenset({"reward"}),
-    frozenset({"selection", "restem", "evaluator", "estep", "controls", "evaluation", "setup"}),
+    frozenset({"selection", "restem", "evaluator", "estep", "controls", "evaluation", "setup", "writers"}),
     frozenset({"framework"}),
     frozenset({"report"}),
     frozenset({"recipes", "taught"}),

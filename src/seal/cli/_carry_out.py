@@ -26,7 +26,7 @@ def carry_out(run: Run, log_level: str) -> None:
             try:
                 summary = framework.run()
             finally:
-                framework.purse.close()
+                framework.close()
     print(summary)
     _show_answers(run, {task.id: task for task in framework.held_out.tasks})
     print(f"results: {run.path}")

@@ -51,6 +51,7 @@ def make_data(
     from seal.recipes import pipeline
     from seal.recipes.make_data import make_data as run_make_data
     from seal.spending import FILE
+    from seal.writers import Writers
 
     remote: dict[str, Any] = {}
     if base_url is not None:
@@ -78,7 +79,7 @@ def make_data(
         domain = setup.make_domain(config, None)
         loaded = device_options.load(model) if model is not None else None
         purse = setup.purse(config)
-        generator = setup.make_generator(config, loaded, purse)
+        generator = Writers(config.generation, config.model_name, purse=purse).generator(loaded)
         sampler = setup.edit_sampler(config, domain, generator, loaded.tokenizer if loaded else None)
         version = loaded.version if loaded else server_model
         with pipeline.open_run(config, pipeline.Step.here("make-data", out, command())) as run:

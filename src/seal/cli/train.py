@@ -22,6 +22,10 @@ def train(
     workers: Annotated[
         int | None, Option(min=1, help="Processes that train and answer; default: one a core or GPU.")
     ] = None,
+    deploy_hook: Annotated[
+        str | None,
+        Option(metavar="COMMAND", help="Brings a policy to generation.base_url: COMMAND ADAPTER NAME."),
+    ] = None,
     changes: Annotated[
         list[str] | None, Option("--set", metavar="KEY=VALUE", help="Any setting, such as inner.epochs=3.")
     ] = None,
@@ -40,6 +44,7 @@ def train(
         "log_level": log_level,
         "seed": seed,
         "inner.workers": workers,
+        "generation.deploy_hook": deploy_hook,
     }
     overrides = {name: value for name, value in flags.items() if value is not None}
     settings = load_config(config, preset, {**overrides, **parse_changes(changes or [])})

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from seal.errors import GenerationError
 
@@ -56,6 +56,21 @@ class VLLMPolicy:
         self.name = ""
         """Of the adapter that is loaded; empty: none."""
 
+    def first(self, policy: LoadedModel) -> str:
+        """The name of the first policy. Raises `GenerationError` unless the server really serves it."""
+        return self.believed(policy, self.log_probabilities(self.base, policy))
+
+    def believed(self, policy: LoadedModel, served: list[float]) -> str:
+        """The name of the first policy, if those are its log-probabilities. Raises `GenerationError`."""
+        off = apart(served, own(policy))
+        if off > CLOSE:
+            raise GenerationError(
+                f"{self.base_url} serves another model as {self.base}: its log-probabilities are"
+                f" {off:.3g} nats a token from {policy.source}'s",
+                "start it with the run's model_name",
+            )
+        return self.base
+
     def load(self, folder: Path, label: str, policy: LoadedModel) -> str:
         """Load the adapter in `folder`, which the server must be able to read; the name to ask for.
 
@@ -68,7 +83,7 @@ class VLLMPolicy:
         """
         self.remove()
         before = self.log_probabilities(self.base, policy)
-        name = f"{label}-{secrets.token_hex(4)}"
+        name = new_name(label)
         status, told = self._post(
             "load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())}
         )
@@ -77,14 +92,18 @@ class VLLMPolicy:
         self.name = name
         atexit.register(self.remove)
         try:
-            if name not in self.models():
-                raise GenerationError(f"{self.base_url} took {folder} and does not list it as {name}", _FIX)
-            self._compare(before, self.log_probabilities(name, policy), own(policy))
+            self.require(name)
+            self.compare(name, before, self.log_probabilities(name, policy), own(policy))
         except BaseException:
             self.remove()
             raise
         log.info("%s serves policy %s as %s", self.base_url, policy.version, name)
         return name
+
+    def require(self, name: str) -> None:
+        """Raise `GenerationError` unless the server lists the model `name`."""
+        if name not in self.models():
+            raise GenerationError(f"{self.base_url} took the policy and does not list it as {name}", _FIX)
 
     def remove(self) -> None:
         """Take the adapter off the server. A server that is gone has none."""
@@ -110,32 +129,41 @@ class VLLMPolicy:
 
     def log_probabilities(self, name: str, policy: LoadedModel) -> list[float]:
         """Of every token of `TEXT` but the first, as the server's model `name` sees them."""
+        values, told = self._log_probabilities(name, policy)
+        if values is None:
+            raise GenerationError(
+                f"{self.base_url} gives no log-probabilities of a prompt ({told})",
+                "use vLLM, or leave generation.follow out",
+            )
+        return values
+
+    def offered(self, name: str, policy: LoadedModel) -> list[float] | None:
+        """The same; None where the server does not tell them, as many do not."""
+        return self._log_probabilities(name, policy)[0]
+
+    def compare(self, name: str, base: list[float], served: list[float], ours: list[float]) -> None:
+        """Raise `GenerationError` unless what is `served` as `name` is ours, and not the base's."""
+        off, moved = apart(served, ours), apart(served, base)
+        expected = apart(ours, base)
+        if off <= CLOSE and (off < expected / 2 or expected == 0.0):
+            return
+        what = "still serves the base model" if moved <= CLOSE / 10 else "serves other weights"
+        raise GenerationError(
+            f"{self.base_url} says that it loaded {name} and {what}: its log-probabilities are"
+            f" {off:.3g} nats a token from this policy's, which are {expected:.3g} from the base's",
+            "restart the server, and check that it reads the same files",
+        )
+
+    def _log_probabilities(self, name: str, policy: LoadedModel) -> tuple[list[float] | None, str]:
         ids = _ids(policy)
         body = {"model": name, "prompt": ids, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
         status, told = self._post("completions", body)
         try:
             found = json.loads(told)["choices"][0]["logprobs"]["token_logprobs"][1 : len(ids)]
             values = [float(value) for value in found]
-            if len(values) != len(ids) - 1:
-                raise ValueError("as many as tokens are expected")
         except (ValueError, KeyError, TypeError, IndexError):
-            raise GenerationError(
-                f"{self.base_url} gives no log-probabilities of a prompt ({status}: {told[:80]!r})",
-                "use vLLM, or leave generation.follow out",
-            ) from None
-        return values
-
-    def _compare(self, base: list[float], served: list[float], ours: list[float]) -> None:
-        off, moved = _apart(served, ours), _apart(served, base)
-        expected = _apart(ours, base)
-        if off <= CLOSE and (off < expected / 2 or expected == 0.0):
-            return
-        what = "still serves the base model" if moved <= CLOSE / 10 else "serves other weights"
-        raise GenerationError(
-            f"{self.base_url} says that it loaded {self.name} and {what}: its log-probabilities are"
-            f" {off:.3g} nats a token from this policy's, which are {expected:.3g} from the base's",
-            "restart the server, and check that it reads the same files",
-        )
+            values = []
+        return (values if len(values) == len(ids) - 1 else None), f"{status}: {told[:80]!r}"
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
         return self._request(path, json.dumps(body).encode())
@@ -155,8 +183,21 @@ class VLLMPolicy:
             raise GenerationError(f"{self.base_url} does not answer: {error}", "start the server") from None
 
 
+class Place(Protocol):
+    """Where the policies of a run are served, one at a time."""
+
+    def first(self, policy: LoadedModel) -> str:
+        """Serve the run's first policy; the name to ask for. Raises `GenerationError`."""
+
+    def load(self, folder: Path, label: str, policy: LoadedModel) -> str:
+        """Serve a trained policy, as an adapter of the first one; see `VLLMPolicy.load`."""
+
+    def remove(self) -> None:
+        """Serve it no longer."""
+
+
 class FollowingGenerator:
-    """`Generator` on a vLLM server that serves the run's first policy, for any policy of the run.
+    """`Generator` on a server that serves the run's first policy, for any policy of the run.
 
     A trained policy is loaded before the first text is asked for, and removed by `close`.
 
@@ -171,7 +212,7 @@ class FollowingGenerator:
 
     def __init__(
         self,
-        server: VLLMPolicy,
+        server: Place,
         policy: LoadedModel,
         adapter: Path | None,
         make: Callable[[str], OpenAIGenerator],
@@ -197,17 +238,10 @@ class FollowingGenerator:
         self._server.remove()
 
     def _served(self) -> str:
-        server, policy = self._server, self._policy
-        if self._adapter is not None:
-            return server.load(self._adapter, f"seal-{self._adapter.name}-{policy.version}", policy)
-        off = _apart(server.log_probabilities(server.base, policy), own(policy))
-        if off > CLOSE:
-            raise GenerationError(
-                f"{server.base_url} serves another model as {server.base}: its log-probabilities are"
-                f" {off:.3g} nats a token from {policy.source}'s",
-                "start it with the run's model_name",
-            )
-        return server.base
+        if self._adapter is None:
+            return self._server.first(self._policy)
+        label = f"seal-{self._adapter.name}-{self._policy.version}"
+        return self._server.load(self._adapter, label, self._policy)
 
 
 def own(policy: LoadedModel) -> list[float]:
@@ -225,5 +259,11 @@ def _ids(policy: LoadedModel) -> list[int]:
     return list(policy.tokenizer(TEXT)["input_ids"])
 
 
-def _apart(a: list[float], b: list[float]) -> float:
+def new_name(label: str) -> str:
+    """A name that was never used."""
+    return f"{label}-{secrets.token_hex(4)}"
+
+
+def apart(a: list[float], b: list[float]) -> float:
+    """Mean difference of a token's log-probability, in nats."""
     return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / len(a)

@@ -36,6 +36,7 @@ from seal.restem import (
 )
 from seal.selection import Pair
 from seal.settings import SFTConfig
+from seal.supervisor import free_port
 from seal.training_config import PAPER_SFT, TrainingConfig
 
 if TYPE_CHECKING:
@@ -148,11 +149,11 @@ def launch(job: SFTJob, processes: int, shard: Literal["", "fsdp2", "zero3"] = "
         environment |= {"ACCELERATE_USE_CPU": "true"}
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        starter += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(_free_port())]
+        starter += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
     if on_cpu and not shard:
         # accelerate's own --cpu starts a single process
         starter = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
-        starter += ["--master-port", str(_free_port())]
+        starter += ["--master-port", str(free_port())]
     command = [sys.executable, "-m", *starter, "-m", "seal", "train-sft", *job.arguments()]
     done = subprocess.run(command, env=environment, check=False)
     if done.returncode != 0:
@@ -209,14 +210,6 @@ def _world() -> int:
 def rank() -> int:
     """Which of the processes that train together this is, from 0."""
     return int(os.environ.get("RANK", "0"))
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as eval_prompt:
-        eval_prompt.bind(("127.0.0.1", 0))
-        return int(eval_prompt.getsockname()[1])
 
 
 def _require_new(folder: Path) -> None:

@@ -1,13 +1,14 @@
 """Settings of a run that nobody changed unseen: a checksum in `config.yaml`, and whose code they name.
 
-A resumed run takes its settings from a file, and classes that the file names are imported and called. So the
-first line of the file holds the checksum of the rest, and settings that name classes of the user's own are
+A resumed run takes its settings from a file, and classes and programs that the file names are called. So the
+first line of the file holds the checksum of the rest, and settings that name code of the user's own are
 remembered where the run begins: taken up by someone who never began such a run, they are asked for again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shlex
 from pathlib import Path
 
 from seal.cache import cache_dir
@@ -40,8 +41,8 @@ def unsigned(text: str) -> str:
     return text.partition("\n")[2] if text.startswith(_HEAD) else text
 
 
-def own_classes(config: SEALConfig) -> dict[str, str]:
-    """Settings that name a class to import, and what they name."""
+def own_code(config: SEALConfig) -> dict[str, str]:
+    """Settings that name a class to import or a program to run, and what they name."""
     data = config.data_config
     named = {
         "domain": config.domain,
@@ -51,12 +52,18 @@ def own_classes(config: SEALConfig) -> dict[str, str]:
         "data_config.val_path": data.val_path,
         "data_config.dataset_name": data.dataset_name,
     }
-    return {name: value for name, value in named.items() if value and is_import_path(value)}
+    generation = config.generation
+    programs = {"deploy_hook": generation.deploy_hook, "python": generation.python}
+    if generation.engine == "vllm":
+        programs["engine_arguments"] = shlex.join(generation.engine_arguments)
+    return {name: value for name, value in named.items() if value and is_import_path(value)} | {
+        f"generation.{name}": value for name, value in programs.items() if value
+    }
 
 
 def remember(config: SEALConfig) -> None:
     """The user began a run with these settings, or accepted them: classes in them are known."""
-    if own_classes(config):
+    if own_code(config):
         try:
             known = _memory(config)
             known.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +74,7 @@ def remember(config: SEALConfig) -> None:
 
 def check_classes(config: SEALConfig, folder: Path) -> None:
     """Raise `RunError` where settings name classes and this user never began a run with them."""
-    named = own_classes(config)
+    named = own_code(config)
     if named and not _memory(config).exists():
         name, value = next(iter(named.items()))
         raise RunError(
