@@ -29,6 +29,7 @@ from seal.reward import edit_results
 from seal.seeds import derive
 from seal.selection import select
 from seal.settings import SEALConfig
+from seal.wording import counted
 from seal.spending import FILE as SPENDING
 from seal.writers import Writers
 
@@ -184,8 +185,8 @@ class SEALFramework:
         self.folder.keep_newest(config.keep_checkpoints)
         if new.updated and len(new.losses) < FEW_UPDATES:
             log.warning(
-                "the M-step was %d updates, and below %d a policy hardly moves: raise sft.steps",
-                len(new.losses),
+                "the M-step was %s, and below %d a policy hardly moves: raise sft.steps",
+                counted(len(new.losses), "update"),
                 FEW_UPDATES,
             )
         log.info("kept %d of %d self-edits; %s", kept, len(results), new.why or f"policy {new.version}")

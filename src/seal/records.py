@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
@@ -124,6 +125,7 @@ class EvalPrompt:
     """A prompt to answer with (and, once per policy, without) the adapter.
 
     `reference` is a gold continuation whose log-likelihood is measured from the same prefill; empty: none.
+    `others` are further continuations, wrong ones, whose log-likelihoods it is compared with.
     `question` is what the grader sees; None: the caller grades.
     """
 
@@ -132,6 +134,16 @@ class EvalPrompt:
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=64)
     reference: Many[int] = ()
     question: Question | None = None
+    others: Many[Many[int]] = ()
+
+    def margin(self, reference: float | None, others: Sequence[float]) -> float | None:
+        """How much likelier a token of the reference is than one of the likeliest other, in nats, from the
+        summed log-likelihoods of all; None where there is nothing to compare.
+        """
+        if reference is None or not self.reference or not others:
+            return None
+        likely = [total / max(len(ids), 1) for total, ids in zip(others, self.others, strict=True)]
+        return reference / len(self.reference) - max(likely)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +191,8 @@ class Answer:
     """None when the evaluation prompt carries no question to grade."""
     note: str = ""
     """Why, when the verdict is an error."""
+    margin: float | None = None
+    """Mean log-likelihood a token of the reference less the likeliest of the prompt's `others`, in nats."""
 
 
 @dataclass(frozen=True, slots=True)

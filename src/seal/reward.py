@@ -79,11 +79,43 @@ class LogLikelihoodGain(BaseRewardModel):
         return after.log_likelihood - before.log_likelihood
 
 
+class _Ranked(BaseRewardModel):
+    """The gain in one of the parts that ranking answers gives (the domain's `choices`)."""
+
+    part: str
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        self.keep_above = _checked_threshold(threshold)
+
+    def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
+        """The gain. Raises `DataError` when a performance was measured without wrong answers."""
+        if self.part not in before.details or self.part not in after.details:
+            raise DataError(
+                f"the {self.part} reward ranks gold answers against wrong ones, and a performance has none",
+                "use the knowledge domain, or choose another reward",
+            )
+        return float(after.details[self.part] - before.details[self.part])
+
+
+class ChoiceGain(_Ranked):
+    """Rise of the share of questions whose gold answer is likelier a token than every wrong one."""
+
+    part = "choice"
+
+
+class ContrastGain(_Ranked):
+    """Rise of the gold answers' log-likelihood a token over that of the likeliest wrong one, in nats."""
+
+    part = "contrast"
+
+
 REWARDS: dict[str, type[BaseRewardModel]] = {
     "binary": BinaryReward,
     "accuracy_gain": AccuracyGain,
     "best_of_k": BestOfK,
     "log_likelihood": LogLikelihoodGain,
+    "choice": ChoiceGain,
+    "contrast": ContrastGain,
 }
 """Built-in reward models by the name a config uses."""
 

@@ -32,7 +32,7 @@ from seal.prompt import DEFAULT_DATE, PromptSettings
 from seal.records import Sampling, TrainingConfig
 
 DOMAINS = ("knowledge_incorporation", "few_shot_learning")
-REWARDS = ("auto", "binary", "accuracy_gain", "best_of_k", "log_likelihood")
+REWARDS = ("auto", "binary", "accuracy_gain", "best_of_k", "log_likelihood", "choice", "contrast")
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
 
@@ -385,8 +385,8 @@ class SEALConfig(Section):
     domain: str = "knowledge_incorporation"
     """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""
     reward: str = "auto"
-    """binary, accuracy_gain, best_of_k, log_likelihood, an import path `package.module:Class`; auto: binary
-    for the built-in domains, the domain's own `compute_reward` for yours."""
+    """binary, accuracy_gain, best_of_k, log_likelihood, choice, contrast, an import path
+    `package.module:Class`; auto: binary for the built-in domains, your domain's own `compute_reward`."""
     reward_threshold: Annotated[float, tc.Number] = 0.0
     """A reward must be above this to be positive."""
     keep: Literal["positive", "best_of_k"] = "positive"

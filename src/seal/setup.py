@@ -141,7 +141,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
             max_length=config.max_length,
             check=config.generation.check,
             grader=grader,
-            **options,
+            **{"choices": config.reward in ("choice", "contrast")} | options,
         )
     if config.domain == "few_shot_learning":
         from seal.arc.sources import domain_options

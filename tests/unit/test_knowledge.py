@@ -19,7 +19,7 @@ from seal.grading import Grade, LexicalGrader
 from seal.inner.loop import LocalInnerLoop
 from seal.models.load import LoadedModel
 from seal.prompt import contract_of
-from seal.records import AdaptJob, Answer, Performance, Question, Task, TrainingConfig, Verdict
+from seal.records import AdaptJob, Answer, EvalPrompt, Performance, Question, Task, TrainingConfig, Verdict
 from seal.settings import EditCheck
 
 QUESTIONS = (Question("What is Anka?", "a cold river", "Anka"), Question("How long?", "40 miles", "Anka"))
@@ -215,6 +215,28 @@ def test_score_by_hand() -> None:
     ) == Performance(0.0, 2, (False, False))
 
 
+def test_gold_answers_are_ranked_against_wrong_ones_a_token() -> None:
+    """By hand: -4 over two tokens beats -9 over three and loses to -1 over one."""
+    prompt = EvalPrompt("q", (1,), reference=(2, 3), others=((4, 5, 6), (7,)))
+    assert prompt.margin(-4.0, [-9.0, -1.0]) == -1.0
+    assert prompt.margin(-4.0, [-9.0, -8.0]) == 1.0
+    assert replace(prompt, others=()).margin(-4.0, []) is None
+    given = [replace(a, margin=m) for a, m in zip(answers(*[Verdict.WRONG] * 2), (-1.0, 0.5), strict=True)]
+    made = KnowledgeIncorporation(choices=True).score(TASK, given)
+    assert made.details == {"choice": 0.5, "contrast": -0.25}
+
+
+def test_what_a_gold_answer_is_ranked_against() -> None:
+    own = replace(TASK, target=(replace(QUESTIONS[0], wrong=("a lake", "A cold river")), QUESTIONS[1]))
+    domain = KnowledgeIncorporation(choices=True)
+    first, second = domain.eval_prompts(own, bpe())
+    assert [bpe().decode(list(ids)) for ids in first.others] == [" a lake"], "its own, never a right one"
+    assert [bpe().decode(list(ids)) for ids in second.others] == [" a cold river"], "else the passage's"
+    assert not any(p.others for p in KnowledgeIncorporation().eval_prompts(own, bpe()))
+    with pytest.raises(DataError, match="no wrong answer to 'What is Anka"):
+        domain.check(replace(TASK, target=QUESTIONS[:1]), bpe(), None)
+
+
 @pytest.mark.parametrize("verdict", [Verdict.ERROR, None])
 def test_an_ungraded_answer_is_never_wrong(verdict: Verdict | None) -> None:
     given = [replace(a, note="judge is down") for a in answers(Verdict.CORRECT, verdict)]
@@ -252,7 +274,7 @@ def test_bad_settings(options: dict[str, object]) -> None:
 
 
 def test_evaluate_agrees_with_the_batched_engine(tiny_family: LoadedModel) -> None:
-    domain = KnowledgeIncorporation(max_new_tokens=8)
+    domain = KnowledgeIncorporation(max_new_tokens=8, choices=True)
     assert domain.batched
     eval_prompts = domain.eval_prompts(TASK, tiny_family.tokenizer)
     loop = Graded(LocalInnerLoop(tiny_family), LexicalGrader())
@@ -263,10 +285,13 @@ def test_evaluate_agrees_with_the_batched_engine(tiny_family: LoadedModel) -> No
         assert mine.finish == theirs.finish
         assert mine.reference_tokens == theirs.reference_tokens
         assert mine.log_likelihood == pytest.approx(theirs.log_likelihood, abs=1e-3)
+        assert mine.margin == pytest.approx(theirs.margin, abs=1e-3)
     alone = domain.evaluate(tiny_family.model, tiny_family.tokenizer, TASK)
     batched = domain.score(TASK, outcome.baseline)
     assert alone.correct == batched.correct
     assert alone.log_likelihood == pytest.approx(batched.log_likelihood, abs=1e-3)
+    assert alone.details["choice"] == batched.details["choice"]
+    assert alone.details["contrast"] == pytest.approx(batched.details["contrast"], abs=1e-3)
 
 
 def test_evaluate_asks_its_grader_and_leaves_the_model_as_it_was(tiny: Callable[..., LoadedModel]) -> None:

@@ -14,13 +14,16 @@ from seal.reward import (
     AccuracyGain,
     BestOfK,
     BinaryReward,
+    ChoiceGain,
+    ContrastGain,
     LogLikelihoodGain,
     aggregate,
     make_reward,
     reward_value,
 )
 
-BEFORE, AFTER = Performance(0.25, 4, log_likelihood=-3.0), Performance(0.75, 4, log_likelihood=-1.5)
+BEFORE = Performance(0.25, 4, log_likelihood=-3.0, details={"choice": 0.5, "contrast": -1.0})
+AFTER = Performance(0.75, 4, log_likelihood=-1.5, details={"choice": 0.75, "contrast": 0.25})
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,8 @@ BEFORE, AFTER = Performance(0.25, 4, log_likelihood=-3.0), Performance(0.75, 4, 
         (AccuracyGain(), 0.5, 0.0, -0.5),
         (BestOfK(), 0.75, 0.25, 0.25),
         (LogLikelihoodGain(), 1.5, 0.0, -1.5),
+        (ChoiceGain(), 0.25, 0.0, -0.25),
+        (ContrastGain(), 1.25, 0.0, -1.25),
     ],
 )
 def test_values(model: BaseRewardModel, up: float, same: float, down: float) -> None:
@@ -46,11 +51,17 @@ def test_log_likelihood_needs_log_likelihoods() -> None:
         LogLikelihoodGain().compute_reward(Performance(0.0), AFTER, None)
 
 
+def test_ranking_rewards_need_ranked_answers() -> None:
+    with pytest.raises(DataError, match="ranks gold answers"):
+        ChoiceGain().compute_reward(Performance(0.0), AFTER, None)
+
+
 def test_names_and_thresholds() -> None:
     assert make_reward("binary", 0.2).threshold == 0.2  # type: ignore[attr-defined]
     assert make_reward("accuracy_gain", 0.2).keep_above == 0.2
     assert make_reward("log_likelihood", 0.2).keep_above == 0.2
     assert make_reward("best_of_k", 0.2).keeps == "best"
+    assert make_reward("contrast", 0.2).keep_above == 0.2
     with pytest.raises(ConfigError, match=r"unknown reward 'binry'.*best_of_k"):
         make_reward("binry")
     for bad in (float("nan"), float("inf"), "0.1", True):

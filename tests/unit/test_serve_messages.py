@@ -259,6 +259,9 @@ def test_a_wrong_job_is_refused(path: tuple[Any, ...], value: Any, part: str) ->
         jobs.job_from_wire(wire)
 
 
+_SHORT = Sampling(max_new_tokens=5)
+
+
 @pytest.mark.parametrize(
     ("job", "code"),
     [
@@ -276,6 +279,8 @@ def test_a_wrong_job_is_refused(path: tuple[Any, ...], value: Any, part: str) ->
         (_job(eval_prompts=(EvalPrompt("p", (1,), Sampling(max_new_tokens=0)),)), "bad_request"),
         (_job(eval_prompts=(EvalPrompt("p", (1,), Sampling(max_new_tokens=5000)),)), "limit"),
         (_job(eval_prompts=(EvalPrompt("p", (1,) * 60, Sampling(max_new_tokens=5)),)), "limit"),
+        (_job(eval_prompts=(EvalPrompt("p", (1,), _SHORT, others=((1,) * 64,)),)), "limit"),
+        (_job(eval_prompts=(EvalPrompt("p", (1,), _SHORT, others=((99,),)),)), "bad_request"),
         (
             _job(
                 eval_prompts=(EvalPrompt("p", (1,), Sampling(max_new_tokens=5), question=Question("Q", "")),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,10 @@ def answer_prompt(
                         pad_token_id=min(stops, default=0),
                         **_how(eval_prompt),
                     )
-            likelihood = _log_likelihood(model, eval_prompt) if eval_prompt.reference else None
+            likelihood = None
+            if eval_prompt.reference:
+                likelihood = _log_likelihood(model, eval_prompt.ids, eval_prompt.reference)
+            likely = [_log_likelihood(model, eval_prompt.ids, other) for other in eval_prompt.others]
     finally:
         model.train(training)
     new = out[0, prompt.shape[1] :].tolist()
@@ -57,6 +60,7 @@ def answer_prompt(
         finish="stop" if ended else "length",
         log_likelihood=likelihood,
         reference_tokens=len(eval_prompt.reference),
+        margin=eval_prompt.margin(likelihood, likely),
     )
 
 
@@ -81,10 +85,10 @@ def _plain_generation(model: Any) -> Iterator[None]:
         owner.generation_config = own
 
 
-def _log_likelihood(model: PreTrainedModel, eval_prompt: EvalPrompt) -> float:
+def _log_likelihood(model: PreTrainedModel, prompt: Sequence[int], reference: Sequence[int]) -> float:
     import torch
 
-    ids = torch.tensor([[*eval_prompt.ids, *eval_prompt.reference]], device=model.device)
-    logits = model(ids).logits[0, len(eval_prompt.ids) - 1 : -1].float()  # (R, V): predicts the reference
-    target = ids[0, len(eval_prompt.ids) :, None]
+    ids = torch.tensor([[*prompt, *reference]], device=model.device)
+    logits = model(ids).logits[0, len(prompt) - 1 : -1].float()  # (R, V): predicts the reference
+    target = ids[0, len(prompt) :, None]
     return float(logits.log_softmax(-1).gather(1, target).sum())

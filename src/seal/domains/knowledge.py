@@ -60,6 +60,8 @@ class KnowledgeIncorporation(BaseDomain):
         max_new_tokens: length of an answer, in tokens.
         max_length: longest training row, in tokens; the tokenizer's own limit holds as well.
         too_long: what happens to a longer row: "error" or "truncate".
+        choices: rank every gold answer against wrong ones (the question's, or else the other answers of the
+            passage) by their likelihood, for the rewards `choice` and `contrast`.
         append_eos: end every row with the end-of-text token.
         check: what happens to a self-edit with loops, echoes or unsupported names (`seal.self_edit_check`):
             "off", "record" them, "drop-lines" that loop or echo, "refuse" the self-edit.
@@ -81,6 +83,7 @@ class KnowledgeIncorporation(BaseDomain):
         max_length: int = 2048,
         too_long: Literal["error", "truncate"] = "error",
         append_eos: bool = False,
+        choices: bool = False,
         check: EditCheck = "drop-lines",
         plans: Mapping[str, Any] | None = None,
         grader: Grader | None = None,
@@ -105,7 +108,7 @@ class KnowledgeIncorporation(BaseDomain):
         self.max_new_tokens, self.max_length, self.too_long = max_new_tokens, max_length, too_long
         if check not in get_args(EditCheck):
             raise ConfigError(f"check is {check!r}", f"choose {', '.join(get_args(EditCheck))}")
-        self.append_eos, self.edit_check = append_eos, check
+        self.append_eos, self.edit_check, self.choices = append_eos, check, choices
         self.grader: Grader = grader or LexicalGrader()
 
     def create_self_edit_prompt(self, context: Any) -> str:
@@ -225,6 +228,12 @@ class KnowledgeIncorporation(BaseDomain):
         """Raise `DataError` for a passage that no adapter could be trained on: longer than allowed, or than
         the model's `window`, in tokens.
         """
+        lonely = [q for q in _questions(task) if not _wrong(q, task)] if self.choices else []
+        if lonely:
+            raise DataError(
+                f"task {task.id!r}: no wrong answer to {lonely[0].question!r:.80}",
+                "give the question wrong answers, or choose a reward other than choice and contrast",
+            )
         if not self.include_passage:
             return
         longest = max(len(row.ids) for row in self.training_sequences(task, "", tokenizer))
@@ -267,7 +276,10 @@ class KnowledgeIncorporation(BaseDomain):
             text = contract.user_turn(prompt) if chat else prompt
             gold = question.answer if chat else f" {question.answer}"
             ids, reference = contract.continued(text, gold)
-            eval_prompts.append(EvalPrompt(f"{task.id}.q{number}", ids, sampling, reference, question))
+            wrong = _wrong(question, task) if self.choices else ()
+            others = tuple(contract.continued(text, answer if chat else f" {answer}")[1] for answer in wrong)
+            name = f"{task.id}.q{number}"
+            eval_prompts.append(EvalPrompt(name, ids, sampling, reference, question, others))
         return tuple(eval_prompts)
 
     def reference_edits(self, task: Task) -> dict[str, str]:
@@ -293,6 +305,9 @@ class KnowledgeIncorporation(BaseDomain):
     def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
         """Share of correct answers, and the mean over questions of the gold log-likelihood a token.
 
+        Where wrong answers were ranked, the details hold the share of gold ones above all of them (`choice`)
+        and by how much on average (`contrast`, in nats a token).
+
         Raises:
             GradingError: an answer has no verdict or an error for one.
             DataError: not one answer a question.
@@ -309,11 +324,14 @@ class KnowledgeIncorporation(BaseDomain):
             for a in answers
             if a.log_likelihood is not None and a.reference_tokens
         ]
+        margins = [a.margin for a in answers if a.margin is not None]
+        details = {"choice": fmean(m > 0 for m in margins), "contrast": fmean(margins)} if margins else {}
         return Performance(
             score=sum(correct) / len(correct),
             n=len(correct),
             correct=correct,
             log_likelihood=fmean(gold) if gold else None,
+            details=details,
         )
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Performance:
@@ -347,6 +365,13 @@ def _passage(context: Any) -> str:
             f"a passage is {context!r:.80}", "knowledge incorporation needs a text as the task's context"
         )
     return context
+
+
+def _wrong(question: Question, task: Task) -> tuple[str, ...]:
+    """Wrong answers to `question`: its own, or else the other answers of the passage."""
+    accepted = {answer.casefold() for answer in question.accepted}
+    answers = question.wrong or [other.answer for other in _questions(task)]
+    return tuple(dict.fromkeys(a for a in answers if a.strip() and a.casefold() not in accepted))
 
 
 def _questions(task: Task) -> tuple[Question, ...]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
@@ -32,6 +33,9 @@ from seal.records import (
     Timings,
 )
 from seal.seeds import derive
+
+_NOTHING = Sampling(temperature=0.0, max_new_tokens=0)
+"""Of a prompt whose reference is all that counts."""
 
 
 def default_slots(device: torch.device) -> int:
@@ -169,8 +173,15 @@ class LocalInnerLoop:
         missing = [p for p, known in bare.items() if known is None]
         asked: list[tuple[EvalPrompt, Adapter | None, int]] = [(p, None, 0) for p in missing]
         asked += [(p, a.adapter, a.job.seed) for a in asks if a.adapter is not None for p in a.eval_prompts]
-        completions = self._decoder.run([_request(*a) for a in asked])
-        answers = iter([_as_answer(p, c) for (p, *_), c in zip(asked, completions, strict=True)])
+        rivals = [Request(p.ids, a, _NOTHING, 0, reference=other) for p, a, _ in asked for other in p.others]
+        completions = self._decoder.run([*(_request(*a) for a in asked), *rivals])
+        compared = iter(completions[len(asked) :])
+        answers = iter(
+            [
+                _as_answer(p, c, list(islice(compared, len(p.others))))
+                for (p, *_), c in zip(asked, completions, strict=False)
+            ]
+        )
         fresh = dict(zip(missing, answers, strict=False))
         base.add(fresh)
         known = {p: a for p, a in {**bare, **fresh}.items() if a is not None}
@@ -180,9 +191,12 @@ class LocalInnerLoop:
         ]
 
 
-def _as_answer(prompt: EvalPrompt, completion: TokenCompletion) -> Answer:
-    c = completion
-    return Answer(prompt.id, c.text, len(c.ids), c.finish, c.log_likelihood, len(prompt.reference))
+def _as_answer(prompt: EvalPrompt, c: TokenCompletion, rivals: Sequence[TokenCompletion]) -> Answer:
+    likely = [rival.log_likelihood or 0.0 for rival in rivals]
+    margin = prompt.margin(c.log_likelihood, likely)
+    return Answer(
+        prompt.id, c.text, len(c.ids), c.finish, c.log_likelihood, len(prompt.reference), margin=margin
+    )
 
 
 def _needs_baseline(trained: Trained) -> bool:
@@ -266,7 +280,7 @@ class LocalGenerator:
             Request(
                 contract.ids(prompt),
                 None,
-                Sampling(temperature=0.0, max_new_tokens=0),
+                _NOTHING,
                 reference=contract.text_ids(text),
             )
             for prompt, text in zip(prompts, continuations, strict=True)

@@ -28,7 +28,8 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
     within("epochs", training.epochs, limits.epochs)
     within("steps", training.steps, limits.steps)
     within("training tokens", sum(len(row.ids) for row in job.sequences), limits.tokens)
-    within("prompt tokens", sum(len(p.ids) + len(p.reference) for p in job.eval_prompts), limits.tokens)
+    read = (len(p.ids) + len(r) for p in job.eval_prompts for r in (p.reference, *p.others))
+    within("prompt tokens", sum(read), limits.tokens)
     within("tokens of a row", max((len(row.ids) for row in job.sequences), default=0), window)
     for row in job.sequences:
         inside = all(0 <= start <= stop <= len(row.ids) for start, stop in row.loss)
@@ -37,7 +38,8 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
     for eval_prompt in job.eval_prompts:
         _check_sampling(eval_prompt.sampling, limits)
         within("tokens of a prompt", len(eval_prompt.ids) + eval_prompt.sampling.max_new_tokens, window)
-        within("tokens of a reference", len(eval_prompt.ids) + len(eval_prompt.reference), window)
+        for reference in (eval_prompt.reference, *eval_prompt.others):
+            within("tokens of a reference", len(eval_prompt.ids) + len(reference), window)
         if not eval_prompt.ids:
             raise WireError("an evaluation prompt has no tokens", "give every prompt at least one token")
         if eval_prompt.question is not None and not eval_prompt.question.accepted:
@@ -47,7 +49,7 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
     ids = (
         [row.ids for row in job.sequences]
         + [p.ids for p in job.eval_prompts]
-        + [p.reference for p in job.eval_prompts]
+        + [r for p in job.eval_prompts for r in (p.reference, *p.others)]
     )
     lowest, highest = min((min(i) for i in ids if i), default=0), max((max(i) for i in ids if i), default=0)
     if lowest < 0 or highest >= vocabulary:

@@ -23,7 +23,7 @@ def tasks(
     *,
     seed: int = 0,
     facts: int = FACTS,
-    ask: Literal["auto", "reward", "test"] = "auto",
+    ask: Literal["auto", "reward", "test", "both"] = "auto",
 ) -> list[Task]:
     """The first `count` worlds of a split (`train`, `val`, or `all` for both) as tasks.
 
@@ -33,16 +33,16 @@ def tasks(
         seed: another seed is another set of worlds.
         facts: facts a passage, which is also the number of its questions.
         ask: the questions in `Task.target`: `reward` or `test`; auto: reward questions of training worlds,
-            test questions of held-out ones. `world_of` has both.
+            test questions of held-out ones; both: the reward questions, then the test questions.
 
     Raises:
         ConfigError: an option has a value that it cannot have.
     """
     whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (seed, facts))
-    if not whole or seed < 0 or ask not in ("auto", "reward", "test"):
+    if not whole or seed < 0 or ask not in ("auto", "reward", "test", "both"):
         raise ConfigError(
             f"invented worlds with seed {seed!r}, facts {facts!r}, ask {ask!r}",
-            "seed and facts are whole numbers from 0 on, ask is auto, reward or test",
+            "seed and facts are whole numbers from 0 on, ask is auto, reward, test or both",
         )
     splits = ("train", "val") if split == "all" else (split,)
     made = [
@@ -68,5 +68,6 @@ def world_of(task_id: str) -> World | None:
 
 
 def _task(made: World, ask: str) -> Task:
-    reward = ask == "reward" or (ask == "auto" and made.split == "train")
-    return Task(made.id, made.passage, made.reward if reward else made.test, made.title)
+    asked = {"reward": made.reward, "test": made.test, "both": made.reward + made.test}
+    asked["auto"] = made.reward if made.split == "train" else made.test
+    return Task(made.id, made.passage, asked[ask], made.title)
