@@ -29,8 +29,8 @@ from seal.reward import edit_results
 from seal.seeds import derive
 from seal.selection import select
 from seal.settings import SEALConfig
-from seal.wording import counted
 from seal.spending import FILE as SPENDING
+from seal.wording import counted
 from seal.writers import Writers
 
 if TYPE_CHECKING:

@@ -166,6 +166,8 @@ def test_training_is_asked_reward_questions_and_held_out_tasks_test_questions() 
     assert [t.target for t in train] == [world(0, i, "train").reward for i in range(2)]
     assert [t.target for t in val] == [world(0, i, "val").test for i in range(2)]
     assert tasks("val", 1, ask="reward")[0].target == world(0, 0, "val").reward
+    made = world(0, 0, "val")
+    assert tasks("val", 1, ask="both")[0].target == made.reward + made.test
     assert [world_of(t.id) for t in train + val] == [world(0, i, s) for s in ("train", "val") for i in (0, 1)]
     assert world_of("osk-marrow-1234") is None
 
@@ -195,7 +197,7 @@ def test_a_run_takes_its_worlds_from_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"seed": "x"}, {"facts": 1}, {"facts": 99}, {"ask": "both"}, {"fact": 3}, {"seed": -1}]
+    "options", [{"seed": "x"}, {"facts": 1}, {"facts": 99}, {"ask": "neither"}, {"fact": 3}, {"seed": -1}]
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
