@@ -189,16 +189,12 @@ class HeldOut:
     def _base(self, estep: EStep, arm: str, iteration: int) -> tuple[ArmScore, dict[str, Performance]]:
         performances = estep.baselines(self.tasks, iteration)
         rows = [Baseline(t.id, estep.policy.version, performances[t.id]) for t in self.tasks]
-        score = base_arm(rows, arm)
-        estep.record("arm", arm, score)
-        return score, performances
+        return _noted(estep, base_arm(rows, arm)), performances
 
     def _in_context(self, estep: EStep, base: ArmScore) -> ArmScore:
         performances = estep.baselines(self.tasks, BEFORE, in_context=True)
         tasks = tuple(TaskScore(t.task_id, performances[t.task_id].score, t.n) for t in base.tasks)
-        score = compared_arm("in_context", estep.policy.version, tasks, base.tasks)
-        estep.record("arm", "in_context", score)
-        return score
+        return _noted(estep, compared_arm("in_context", estep.policy.version, tasks, base.tasks))
 
     def _arm(
         self,
@@ -210,6 +206,11 @@ class HeldOut:
         base: ArmScore,
     ) -> ArmScore:
         trials = estep.adapt(edits, 1, arm, iteration, self._by_id, before)
-        score = trained_arm(arm, trials, base)
-        estep.record("arm", arm, score)
-        return score
+        return _noted(estep, trained_arm(arm, trials, base))
+
+
+def _noted(estep: EStep, score: ArmScore) -> ArmScore:
+    """An arm that is journalled and said as soon as it is there: the end of a run may be hours away."""
+    estep.record("arm", score.arm, score)
+    log.info("held-out, %s: %.1f%%  %s", score.arm, 100 * score.mean, span(score.low, score.high))
+    return score

@@ -63,23 +63,22 @@ def need(module: str, use: str) -> Any:
 
 
 def install(extra: str = "") -> str:
-    """The command that brings an extra (or, with none, every run-time dependency) into this environment."""
+    """The command that brings an extra (or, with none, every run-time dependency) into this environment.
+
+    Into an environment of uv or pipx too it is added: to install the tool anew would take away the other
+    extras, the build of torch that was chosen, and the built-in model.
+    """
     target = _source() + (f"[{extra}]" if extra else "")
-    return f"{_installer()} {shlex.quote(target)}"
+    editable = " -e" if _direct().get("dir_info", {}).get("editable") else ""
+    return f"{pip_install()}{editable} {shlex.quote(target)}"
 
 
 def pip_install() -> str:
     """The command that puts a package into the environment that this Python runs in."""
-    return "pip install" if find_spec("pip") else f"uv pip install --python {shlex.quote(sys.executable)}"
-
-
-def _installer() -> str:
-    prefix = Path(sys.prefix)
-    if (prefix / "uv-receipt.toml").exists():
-        return "uv tool install"
-    if (prefix / "pipx_metadata.json").exists():
-        return "pipx install --force"
-    return f"{pip_install()} -e" if _direct().get("dir_info", {}).get("editable") else pip_install()
+    if not find_spec("pip"):
+        return f"uv pip install --python {shlex.quote(sys.executable)}"
+    a_tools_own = (Path(sys.prefix) / "pipx_metadata.json").exists()  # its pip is not the one on the path
+    return f"{shlex.quote(sys.executable)} -m pip install" if a_tools_own else "pip install"
 
 
 def _source() -> str:

@@ -201,8 +201,7 @@ def test_a_missing_tracker_is_named_and_the_run_goes_on(
         ({"url": "file:///x/seal", "dir_info": {"editable": True}}, "", "pip install -e '/x/seal[ray]'"),
         ({"url": "file:///x/my%20seal", "dir_info": {}}, "", "pip install '/x/my seal[ray]'"),
         ({"url": "file:///x/s.whl", "archive_info": {}}, "", "pip install '/x/s.whl[ray]'"),
-        (None, "uv-receipt.toml", "uv tool install 'seal-lm[ray]'"),
-        (None, "pipx_metadata.json", "pipx install --force 'seal-lm[ray]'"),
+        (None, "pipx_metadata.json", f"{shlex.quote(sys.executable)} -m pip install 'seal-lm[ray]'"),
     ],
 )
 def test_the_command_fits_how_seal_was_installed(
@@ -219,7 +218,7 @@ def test_the_command_fits_how_seal_was_installed(
     assert extras.install("ray") == expected
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     without_pip = extras.install("ray")
-    assert without_pip.startswith(("uv ", "pipx "))
+    assert without_pip.startswith("uv pip install --python ")  # made by uv, `uv tool` among them
     assert shlex.split(without_pip)[-1].endswith("[ray]")
 
 
@@ -255,3 +254,6 @@ def test_the_doctor_mends_what_is_needed_and_missing(
     broken[0] = doctor.Check("model", "not here", "false")
     assert main(["doctor", "--fix"]) == 2
     assert "`false` failed with exit code 1" in capsys.readouterr().err
+    broken[0] = doctor.Check("model", "not here", "no-such-uv pip install x")
+    assert main(["doctor", "--fix"]) == 2
+    assert "no-such-uv is not on the PATH" in capsys.readouterr().err

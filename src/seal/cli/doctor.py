@@ -103,8 +103,15 @@ def _mend() -> None:
     commands = [c.fix for c in (*_packages(), *_models()) if c.fix and c.needed]
     for command in dict.fromkeys(commands):
         print(f"$ {command}", flush=True)
-        pip, *words = shlex.split(command)
-        done = subprocess.run([sys.executable, "-m", pip, *words] if pip == "pip" else [pip, *words])
+        words = shlex.split(command)
+        if words[0] == "pip":
+            words = [sys.executable, "-m", *words]
+        elif not shutil.which(words[0]):
+            raise ConfigError(
+                f"{words[0]} is not on the PATH, and `{command}` needs it",
+                "install it, or name its folder in PATH",
+            )
+        done = subprocess.run(words)
         if done.returncode:
             raise ConfigError(f"`{command}` failed with exit code {done.returncode}", "see its message above")
     invalidate_caches()
