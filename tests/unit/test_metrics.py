@@ -255,9 +255,11 @@ class TestFindings:
     def test_invalid_and_high_success(self, made_up: Any, tmp_path: Path) -> None:
         rows = [result("a", k, (0.1 * (k + 1),)) for k in range(3)]
         rows.append(result("a", 3, (0.0,), problem="no JSON recipe"))
-        found = self.titles(self.history(made_up, tmp_path / "run", rows))
+        found = self.titles(self.history(made_up, tmp_path / "run", rows, keep="positive"))
         assert "could not be applied" in found
         assert "success rate is high" in found
+        best = self.titles(self.history(made_up, tmp_path / "best", rows, keep="best_of_k"))
+        assert "success rate is high" not in best
 
     def test_a_good_round_raises_none_of_these(self, made_up: Any, tmp_path: Path) -> None:
         rows = [

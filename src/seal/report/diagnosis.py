@@ -114,7 +114,7 @@ def _rewards(m: RoundMetrics, history: History) -> Iterator[Finding]:
             f"{_percent(rate)} of the self-edits helped; aim at {_percent(AIM[0])} to {_percent(AIM[1])}.",
             _to_help_more(history),
         )
-    elif rate > AIM[1]:
+    elif rate > AIM[1] and history.config.keep == "positive":  # the best of a task are few anyway
         yield Finding(
             "note",
             "The success rate is high",

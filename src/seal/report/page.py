@@ -123,7 +123,7 @@ def html(views: Sequence[RunView]) -> str:
         page = template.render(run=views[0], numbers=_numbers(views[0]), **_about(views[0]), **shared)
     else:
         page = template.render(runs=views, **_comparison(views), **shared)
-    return page
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", page)
 
 
 def write_html(views: Sequence[RunView], path: Path) -> Path:
