@@ -47,13 +47,13 @@ class EStep:
         self.policy = evaluator.loaded
 
     def baselines(
-        self, tasks: Sequence[Task], iteration: int, in_context: bool = False
+        self, tasks: Sequence[Task], iteration: int, in_context: bool = False, only_score: bool = False
     ) -> dict[str, Performance]:
         """The policy's performance on `tasks` before any training; computed once a policy and task.
 
-        `in_context` shows the model what it would have to learn.
+        `in_context` shows the model what it would have to learn; `only_score` has it write nothing.
         """
-        keys = {task.id: baseline_key(self.policy.version, task.id, in_context) for task in tasks}
+        keys = {task.id: baseline_key(self.policy.version, task.id, in_context, only_score) for task in tasks}
 
         def recall(task: Task) -> Baseline | None:
             return self.run.recall(Baseline, "baseline", keys[task.id])
@@ -61,8 +61,8 @@ class EStep:
         due = [t for t in tasks if (known := recall(t)) is None or known.iteration == iteration]
         if any(recall(task) is None for task in due):  # a batch cut short is answered again whole
             targets = {task.id: task.target for task in due}
-            with self.phase("baseline", iteration, "+context" * in_context) as phase:
-                done = self.evaluator.baselines(due, in_context)
+            with self.phase("baseline", iteration, "+context" * in_context + "+scored" * only_score) as phase:
+                done = self.evaluator.baselines(due, in_context, only_score)
                 for baseline in _counted(self.run, "answering without training", done, len(due)):
                     fresh = replace(baseline, iteration=iteration)
                     self.record("baseline", keys[baseline.task_id], fresh)
@@ -84,13 +84,16 @@ class EStep:
         iteration: int,
         tasks: Mapping[str, Task],
         before: Mapping[str, Performance],
+        only_score: bool = False,
     ) -> list[Trial]:
         """Train `repeats` adapters on every edit and measure each; in batches of fixed make-up.
+
+        With `only_score` none of them writes anything, see `TrialSpec.only_score`.
 
         Work that the run has done before is not done again: two edits of a task that come to the same rows
         under the same seed are one adapter, in one arm or in two.
         """
-        specs = [TrialSpec(edit, r, arm, iteration) for edit in edits for r in range(repeats)]
+        specs = [TrialSpec(edit, r, arm, iteration, only_score) for edit in edits for r in range(repeats)]
         works = {spec.key: self.evaluator.work(spec, tasks[spec.edit.task_id]) for spec in specs}
         source = self._sources(works)
         own = [spec for spec in specs if source[spec.key] == spec.key]

@@ -17,6 +17,7 @@ from seal.records import (
     AdaptJob,
     AdaptOutcome,
     Baseline,
+    EvalPrompt,
     JobError,
     Performance,
     SelfEdit,
@@ -38,11 +39,22 @@ class TrialSpec:
     repeat: int
     arm: str
     iteration: int
+    only_score: bool = False
+    """Measured by the gold answers' log-likelihood alone: nothing is written, and nothing graded."""
 
     @property
     def key(self) -> str:
         """Journal key of the trial."""
         return f"{self.edit.id}/r{self.repeat}"
+
+
+def scored(eval_prompts: Sequence[EvalPrompt]) -> tuple[EvalPrompt, ...]:
+    """Those with a reference, after which nothing is to be written."""
+    return tuple(
+        replace(p, sampling=replace(p.sampling, max_new_tokens=0), question=None)
+        for p in eval_prompts
+        if p.reference
+    )
 
 
 def as_performance(value: Any) -> Performance:
@@ -85,8 +97,11 @@ class Evaluator:
         self.loaded, self.domain, self.loop = loaded, domain, loop
         self.training, self.run_seed, self.pad_to = training, run_seed, pad_to
 
-    def baselines(self, tasks: Sequence[Task], in_context: bool = False) -> Iterator[Baseline]:
-        """Every task without training, as it is done; `in_context` with the context in the prompts.
+    def baselines(
+        self, tasks: Sequence[Task], in_context: bool = False, only_score: bool = False
+    ) -> Iterator[Baseline]:
+        """Every task without training, as it is done; `in_context` with the context in the prompts;
+        `only_score` as in a `TrialSpec`.
 
         Raises:
             GradingError: a task's answers could not be graded; raised after all others were yielded.
@@ -100,15 +115,19 @@ class Evaluator:
             return
         ask = self.domain.context_prompts if in_context else self.domain.eval_prompts
         tokenizer, training, seed = self.loaded.tokenizer, self.training, self.run_seed
-        jobs = [AdaptJob(t.id, (), training, ask(t, tokenizer), seed) for t in tasks]
+        prompts = [ask(task, tokenizer) for task in tasks]
+        if only_score:
+            prompts = [scored(own) for own in prompts]
+        jobs = [AdaptJob(t.id, (), training, own, seed) for t, own in zip(tasks, prompts, strict=True)]
         by_id = {task.id: task for task in tasks}
         for job in jobs:
             trace.asked(job.id, job.eval_prompts, tokenizer)
         ungraded: list[str] = []
-        for outcome in self._run(jobs, by_id):
+        measure = self.domain.likelihood if only_score else self.domain.score
+        for outcome in self._run(jobs, by_id, only_score):
             raise_error(outcome.error)
             try:
-                performance = self.domain.score(by_id[outcome.job_id], outcome.baseline)
+                performance = measure(by_id[outcome.job_id], outcome.baseline)
             except GradingError as error:
                 ungraded.append(str(error))
             else:
@@ -146,7 +165,9 @@ class Evaluator:
         parts = cut(list(jobs.values()), batch if self.domain.batched else 1)
         left = [job for part in parts if not all(job.id in done for job in part) for job in part]
         if self.domain.batched:
-            outcomes = self._run(left, {job.id: tasks[by_key[job.id].edit.task_id] for job in left})
+            only_score = any(spec.only_score for spec in specs)
+            of = {job.id: tasks[by_key[job.id].edit.task_id] for job in left}
+            outcomes = self._run(left, of, only_score)
         else:
             outcomes = self._one_by_one({job.id: job for job in left}, by_key, tasks)
         for outcome in outcomes:
@@ -158,7 +179,7 @@ class Evaluator:
                 yield self._trial(spec, task, before, outcome, None, outcome.error.message)
                 continue
             try:
-                after = self._after(task, outcome)
+                after = self._after(spec, task, outcome)
             except GradingError as error:
                 ungraded.append(str(error))
             else:
@@ -185,9 +206,11 @@ class Evaluator:
         before = {task.id: known.before}
         return self._trial(spec, task, before, outcome, known.after, known.problem)
 
-    def _run(self, jobs: Iterable[AdaptJob], tasks: Mapping[str, Task]) -> Iterator[AdaptOutcome]:
+    def _run(
+        self, jobs: Iterable[AdaptJob], tasks: Mapping[str, Task], only_score: bool
+    ) -> Iterator[AdaptOutcome]:
         """The engine's outcomes; a domain that looks at answers before it asks on gets its say."""
-        more = self.domain.follow_up
+        more = None if only_score else self.domain.follow_up
         return self.loop.run(jobs, FollowUp(more, tasks) if more is not None else None)
 
     def _job(self, spec: TrialSpec, task: Task) -> AdaptJob:
@@ -197,6 +220,8 @@ class Evaluator:
             rows = tuple(self._padded(row) for row in rows)
         training = self.domain.training_config(completion, self.training)
         eval_prompts = self.domain.eval_prompts(task, self.loaded.tokenizer) if self.domain.batched else ()
+        if spec.only_score:
+            eval_prompts = scored(eval_prompts)
         seed = derive(self.run_seed, spec.edit.task_id, spec.repeat)
         return AdaptJob(spec.key, rows, training, eval_prompts, seed, baseline=False)
 
@@ -219,10 +244,11 @@ class Evaluator:
             before[task.id], after, outcome, problem, self.domain.findings(task, spec.edit.completion),
         )  # fmt: skip
 
-    def _after(self, task: Task, outcome: AdaptOutcome) -> Performance:
-        if self.domain.batched:
-            return self.domain.score(task, outcome.adapted)
-        return self._evaluated[outcome.job_id]
+    def _after(self, spec: TrialSpec, task: Task, outcome: AdaptOutcome) -> Performance:
+        if not self.domain.batched:
+            return self._evaluated[outcome.job_id]
+        measure = self.domain.likelihood if spec.only_score else self.domain.score
+        return measure(task, outcome.adapted)
 
     def _one_by_one(
         self, jobs: Mapping[str, AdaptJob], specs: Mapping[str, TrialSpec], tasks: Mapping[str, Task]

@@ -125,9 +125,12 @@ class SEALFramework:
         plan = self._plan(iteration)
         tasks = [self.tasks[name] for name in plan.task_ids]
         log.info("round %d: %s", iteration + 1, ", ".join(plan.task_ids))
-        before = self.estep.baselines(tasks, iteration)
+        only_score = not (self.reward_model.needs_answers or self.config.evaluation.answer_in_rounds)
+        before = self.estep.baselines(tasks, iteration, only_score=only_score)
         edits = self.estep.write(tasks, self.config.samples_per_iteration, iteration)
-        trials = self.estep.adapt(edits, self.config.repeats, "train", iteration, self.tasks, before)
+        trials = self.estep.adapt(
+            edits, self.config.repeats, "train", iteration, self.tasks, before, only_score
+        )
         return self._update(iteration, edits, edit_results(edits, trials, self.tasks, self.reward_model))
 
     def _plan(self, iteration: int) -> Plan:

@@ -237,6 +237,7 @@ class Performance:
     """
 
     score: float
+    """Share of what was right; where nothing was answered, the gold tokens' mean probability."""
     n: int = 0
     correct: tuple[bool, ...] = ()
     log_likelihood: float | None = None
@@ -283,9 +284,10 @@ class Baseline:
     """Round that measured it; later rounds of the same policy use it again."""
 
 
-def baseline_key(policy: str, task_id: str, in_context: bool = False) -> str:
-    """Journal key of a `Baseline`; `in_context`: of one whose prompts held what there is to learn."""
-    return f"{policy}{'+context' * in_context}/{task_id}"
+def baseline_key(policy: str, task_id: str, in_context: bool = False, scored: bool = False) -> str:
+    """Journal key of a `Baseline`; `in_context`: of one whose prompts held what there is to learn; `scored`:
+    of one that only scored gold answers and wrote none."""
+    return f"{policy}{'+context' * in_context}{'+scored' * scored}/{task_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,15 @@ from seal.records import EditResult, Performance, Reward, SelfEdit, Task, Trial
 
 
 class BaseRewardModel(ABC):
-    """A reward model needs `compute_reward`; the two attributes tell the selection how to use the values."""
+    """A reward model needs `compute_reward`; the attributes tell what it is used for and needs."""
 
     keeps: Literal["positive", "best"] = "positive"
     """Which edits the selection keeps: those with a positive reward, or the best ones of every task."""
     keep_above: float = 0.0
     """With `keeps = "positive"`: the reward has to be greater than this."""
+    needs_answers: bool = True
+    """Whether it looks at more than `log_likelihood` and what ranking answers gives. Where not, the models of
+    a round write nothing, see `seal.evaluator.TrialSpec.only_score`."""
 
     @abstractmethod
     def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
@@ -66,6 +69,8 @@ class BestOfK(BaseRewardModel):
 class LogLikelihoodGain(BaseRewardModel):
     """Rise of the gold answers' mean log-likelihood a token, in nats; far less noisy than accuracy."""
 
+    needs_answers = False
+
     def __init__(self, threshold: float = 0.0) -> None:
         self.keep_above = _checked_threshold(threshold)
 
@@ -82,6 +87,7 @@ class LogLikelihoodGain(BaseRewardModel):
 class _Ranked(BaseRewardModel):
     """The gain in one of the parts that ranking answers gives (the domain's `choices`)."""
 
+    needs_answers = False
     part: str
 
     def __init__(self, threshold: float = 0.0) -> None:
@@ -134,6 +140,7 @@ class RewardModel(BaseRewardModel):
     def __init__(self, kind: str = "binary", threshold: float = 0.0) -> None:
         self._model = make_reward(kind, threshold)
         self.keeps, self.keep_above = self._model.keeps, self._model.keep_above
+        self.needs_answers = self._model.needs_answers
 
     def compute_reward(self, before: Performance, after: Performance, task: Any = None) -> float:
         """What the named reward gives."""

@@ -319,6 +319,10 @@ class EvaluationConfig(Section):
     """Self-edits a task in each self-edit arm; their scores are averaged."""
     in_context: bool = False
     """Also answer with the passage in the prompt, as an upper reference."""
+    answer_in_rounds: bool = False
+    """Whether the rounds' adapted models also answer where the reward does not look at it.
+    Without it log_likelihood, choice and contrast only score given answers, which is faster; the score beside
+    the reward is then the gold tokens' mean probability. Held-out tasks are always answered."""
 
 
 class GraderConfig(Section):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seal.errors import DataError
@@ -15,6 +17,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from seal.protocols import Generator
+
+
+def gold_log_likelihood(answers: Sequence[Answer]) -> float | None:
+    """Mean over `answers` of their references' log-likelihood a token, in nats; None where none has one."""
+    gold = [
+        a.log_likelihood / a.reference_tokens
+        for a in answers
+        if a.log_likelihood is not None and a.reference_tokens
+    ]
+    return fmean(gold) if gold else None
+
+
+def ranked(answers: Sequence[Answer]) -> dict[str, float]:
+    """Where gold answers were ranked among wrong ones: the share above all (`choice`), and by how much
+    on average (`contrast`, in nats a token); else nothing."""
+    margins = [a.margin for a in answers if a.margin is not None]
+    return {"choice": fmean(m > 0 for m in margins), "contrast": fmean(margins)} if margins else {}
 
 
 class InvalidEdit(DataError):
@@ -112,6 +131,21 @@ class BaseDomain(ABC):
     def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
         """The performance that `answers` (one for every evaluation prompt, in order) amount to."""
         raise DataError(f"{type(self).__name__} has evaluation prompts but no score method")
+
+    def likelihood(self, task: Task, answers: Sequence[Answer]) -> Performance:
+        """The performance of a model that only scored gold answers, one for every evaluation prompt with a
+        reference: the mean over them of their log-likelihood a token, and as score the probability it means.
+
+        Raises:
+            DataError: no evaluation prompt has a reference.
+        """
+        gold = gold_log_likelihood(answers)
+        if gold is None:
+            raise DataError(
+                f"task {task.id!r} has no gold answer to score",
+                "give its evaluation prompts a reference, or choose a reward that reads answers",
+            )
+        return Performance(math.exp(gold), len(answers), log_likelihood=gold, details=ranked(answers))
 
     def context_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[EvalPrompt, ...]:
         """The same prompts with the context in them, as an upper reference; a domain may have none."""

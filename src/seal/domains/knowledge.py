@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from seal.constrained import constrained, draw
 from seal.data.invented import world_of
-from seal.domains.base import BaseDomain, InvalidEdit
+from seal.domains.base import BaseDomain, InvalidEdit, gold_log_likelihood, ranked
 from seal.domains.study_plan import PlanSpace, StudyPlan, oracle_plan, parse_plan
 from seal.errors import ConfigError, DataError, GradingError
 from seal.grading import Grader, LexicalGrader
@@ -319,19 +318,12 @@ class KnowledgeIncorporation(BaseDomain):
                 why = answer.note or "it was not graded"
                 raise GradingError(f"no verdict for {answer.prompt_id}: {why}", "check the grader and resume")
         correct = tuple(answer.verdict is Verdict.CORRECT for answer in answers)
-        gold = [
-            a.log_likelihood / a.reference_tokens
-            for a in answers
-            if a.log_likelihood is not None and a.reference_tokens
-        ]
-        margins = [a.margin for a in answers if a.margin is not None]
-        details = {"choice": fmean(m > 0 for m in margins), "contrast": fmean(margins)} if margins else {}
         return Performance(
             score=sum(correct) / len(correct),
             n=len(correct),
             correct=correct,
-            log_likelihood=fmean(gold) if gold else None,
-            details=details,
+            log_likelihood=gold_log_likelihood(answers),
+            details=ranked(answers),
         )
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Any) -> Performance:

@@ -169,6 +169,8 @@ class Decoder:
         """Prefill `fresh` and merge them into the batch, sorted by adapter."""
         for group in self._prefill_groups(fresh):
             new = self._prefill(group)
+            if new is None:
+                continue
             if rows:
                 cache.join(new)
             else:
@@ -195,10 +197,14 @@ class Decoder:
             size += tokens
         return groups
 
-    def _prefill(self, group: list[list[_Row]]) -> KVCache:
-        """Read the prompts (and references), take the first token of every row; returns its cache."""
+    def _prefill(self, group: list[list[_Row]]) -> KVCache | None:
+        """Read the prompts (and references), take the first token of every row; returns their cache.
+
+        Where all rows are only scored there is no token to take, and nothing to keep.
+        """
         requests = [rows[0].request for rows in group]
-        cache = KVCache(self.runtime.n_layers)
+        writing = any(not self._finished(row) for rows in group for row in rows)
+        cache = KVCache(self.runtime.n_layers) if writing else None
         sequences = [r.ids + r.reference[:-1] for r in requests]
         packed = pack(
             sequences,
@@ -213,20 +219,28 @@ class Decoder:
             for r, n, (start, _) in zip(requests, counts, packed.spans, strict=True)
             for i in range(n)
         ]
-        logits = self.runtime.forward(packed, on_device(keep, self.runtime.device))
-        firsts = []
-        for rows, segment in zip(group, logits.split(counts), strict=True):
-            reference = rows[0].request.reference
-            if reference:
-                target = on_device(reference, segment.device)[:, None]
-                likelihood = float(in_full(segment).log_softmax(dim=-1).gather(1, target).sum())
-                for row in rows:
-                    row.written.log_likelihood = likelihood
-            firsts += [segment[0]] * len(rows)
+        segments = self.runtime.forward(packed, on_device(keep, self.runtime.device)).split(counts)
+        self._score(group, segments)
+        if cache is None:
+            return None
+        firsts = [segment[0] for rows, segment in zip(group, segments, strict=True) for _ in rows]
         cache.truncate([len(r.ids) for r in requests])
         cache.take([i for i, rows in enumerate(group) for _ in rows])
         self._choose([row for rows in group for row in rows], torch.stack(firsts))
         return cache
+
+    def _score(self, group: list[list[_Row]], segments: Sequence[Tensor]) -> None:
+        """Note the references' log-likelihoods, given the logits that each begins with and goes through."""
+        scored = [(rows, x) for rows, x in zip(group, segments, strict=True) if rows[0].request.reference]
+        if not scored:
+            return
+        sums = []
+        for rows, segment in scored:
+            target = on_device(rows[0].request.reference, segment.device)[:, None]
+            sums.append(in_full(segment).log_softmax(dim=-1).gather(1, target).sum())
+        for (rows, _), likelihood in zip(scored, torch.stack(sums).tolist(), strict=True):
+            for row in rows:
+                row.written.log_likelihood = likelihood
 
     def _step(self, rows: list[_Row], cache: KVCache, segments: tuple[Segment, ...]) -> None:
         device = self.runtime.device

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from seal.errors import DataError
 from seal.intervals import GAINS, SCORES
-from seal.records import ArmScore, EditResult, Trial, Verdict
+from seal.records import ArmScore, EditResult, Performance, Trial, Verdict
 from seal.report.edit_quality import EditQuality, edit_quality
 from seal.report.estimates import (
     Distribution,
@@ -102,6 +102,8 @@ class RoundMetrics:
     update_last_loss: float | None
     few_shot: FewShot | None
     quality: EditQuality | None
+    only_scored: bool = False
+    """Whether nothing was answered, so that `before` and `after` are the gold tokens' mean probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,12 @@ def round_metrics(history: History, iteration: int) -> RoundMetrics:
         update_last_loss=update.losses[-1] if update and update.losses else None,
         few_shot=_few_shot(history, results, trials),
         quality=None if history.config.domain == "few_shot_learning" else edit_quality(trials, history.edits),
+        only_scored=any(_only_scored(t.after) for t in trials),
     )
+
+
+def _only_scored(performance: Performance | None) -> bool:
+    return performance is not None and performance.log_likelihood is not None and not performance.correct
 
 
 def success(history: History) -> Callable[[EditResult], bool]:
