@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from seal import setup, trace
 from seal.controls import Controls
-from seal.data.load_report import LoadReport
+from seal.data.load_report import note_loaded
 from seal.errors import RunError
 from seal.evaluation import HeldOut, Summary
 from seal.models.checkpoint import verify_checkpoint
@@ -107,14 +107,10 @@ class SEALFramework:
         return f"{best} of each task that beat no training"
 
     def _note_data(self) -> None:
-        """Say what was loaded and what was left out, and whether it is what the run began with."""
+        """Say what was loaded and what was left out; refuse it unless the run began with it."""
         log.info("tasks: %s", self.data)
         for report in self.data.reports:
-            known = self.folder.recall(LoadReport, "loaded", report.split)
-            if known is None:
-                self.folder.record("loaded", report.split, report)
-            elif known != report:
-                log.warning("the data differ from those that the run began with: %s", known)
+            note_loaded(self.folder, report)
 
     def _round(self, iteration: int) -> PolicyUpdate:
         """One ReST-EM round (Algorithm 1, lines 2-9)."""

@@ -32,12 +32,13 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 
 @pytest.fixture
 def told(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
-    """Says what was injected and how it ended: `told(detected=3, same=2)`."""
+    """Says what was injected and how it ended: `told(detected=3, same=2)`; a float is a measure beside it."""
 
-    def tell(**counts: int) -> None:
+    def tell(**counts: float) -> None:
         if ALL:
             with capsys.disabled():
+                injected = sum(count for count in counts.values() if isinstance(count, int))
                 shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-                print(f"\n{request.node.name} (seed {SEED}): {sum(counts.values())} injected: {shown}")
+                print(f"\n{request.node.name} (seed {SEED}): {injected} injected: {shown}", flush=True)
 
     return tell

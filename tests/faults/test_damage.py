@@ -9,9 +9,20 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from seal.config import load_config
-from seal.errors import ModelError, RunError, ServeError
-from seal.models.checkpoint import verify_checkpoint, write_checkpoint
+from seal.data.load_report import Tally, note_loaded
+from seal.data.loader import load_tasks, report_of
+from seal.errors import DataError, ModelError, RunError, ServeError
+from seal.inner.adapter import Adapter
+from seal.inner.adapter_files import save_adapter
+from seal.inner.runtime import Runtime
+from seal.models.adapter_reader import read_adapter
+from seal.models.checkpoint import cached_checkpoint, verify_checkpoint, write_checkpoint
+from seal.models.gguf_writer import write_gguf
+from seal.models.load import LoadedModel, load_model
+from seal.records import TrainingConfig
 from seal.run.folder import Run, read_config
 from seal.run.journal import Journal
 from seal.serve.store import Store
@@ -130,4 +141,105 @@ def test_reply_store(tmp_path: Path, amount: Amount, rng: random.Random, told: T
             ends["refused"] += 1
         finally:
             store.close()
+    told(**ends)
+
+
+def test_adapter(
+    tmp_path: Path, tiny: Callable[..., LoadedModel], amount: Amount, rng: random.Random, told: Tell
+) -> None:
+    """Damage is refused, or in what has no part in the numbers."""
+    loaded, folder = tiny(), tmp_path / "adapter"
+    made = Adapter(Runtime.of(loaded.model), TrainingConfig(rank=2, alpha=8.0), seed=1)
+    save_adapter(made, loaded, folder)
+    whole = {file: file.read_bytes() for file in folder.iterdir()}
+    want, ends = read_adapter(folder), Counter[str]()
+    for _ in range(amount(300)):
+        file = rng.choice(list(whole))
+        damage(file, whole[file], rng)
+        try:
+            found = read_adapter(folder)
+            same = (found.rank, found.alpha, list(found.factors)) == (
+                want.rank,
+                want.alpha,
+                list(want.factors),
+            )
+            same = same and all(
+                torch.equal(a, b)
+                for n in want.factors
+                for a, b in zip(found.factors[n], want.factors[n], strict=True)
+            )
+            ends["same_numbers" if same else "USED"] += 1
+        except ModelError:
+            ends["refused"] += 1
+        file.write_bytes(whole[file])
+    told(**ends)
+    assert not ends["USED"]
+
+
+def test_data_set(tmp_path: Path, amount: Amount, rng: random.Random, told: Tell) -> None:
+    """A run that began with the whole file goes on with the same tasks, or not at all."""
+    file, ends = tmp_path / "data.json", Counter[str]()
+    records = [
+        {"title": f"T{n}", "context": f"Part {n}.", "questions": [{"question": "Which?", "answer": f"{n}"}]}
+        for n in range(6)
+    ]
+    file.write_text(json.dumps(records))
+    whole = file.read_bytes()
+    with Run.create(tmp_path / "run", load_config(preset="test")) as run:
+        tasks = load_tasks(file)
+        note_loaded(run, report_of("all", tasks, Tally()))
+        for _ in range(amount(300)):
+            damage(file, whole, rng)
+            try:
+                found = load_tasks(file)
+                note_loaded(run, report_of("all", found, Tally()))
+                ends["same_tasks" if found == tasks else "USED"] += 1
+            except DataError:
+                ends["cannot_be_read"] += 1
+            except RunError:
+                ends["not_what_the_run_began_with"] += 1
+    told(**ends)
+    assert not ends["USED"]
+
+
+def test_model_cache(tmp_path: Path, amount: Amount, rng: random.Random, told: Tell) -> None:
+    """A damaged entry is built again."""
+    folder, built = tmp_path / "model", []
+
+    def write(target: Path) -> None:
+        (target / "config.json").write_text('{"hidden_size": 4}')
+        (target / "model.safetensors").write_bytes(bytes(range(256)) * 4)
+        built.append(target)
+
+    cached_checkpoint(folder, write, "building")
+    whole = {file: file.read_bytes() for file in folder.iterdir()}
+    count = amount(100)
+    for n in range(count):
+        file = rng.choice(list(whole))
+        damage(file, whole[file], rng)
+        cached_checkpoint(folder, write, "building")
+        assert {f: f.read_bytes() for f in folder.iterdir()} == whole or file.name == "manifest.json"
+        assert n + 2 - count <= len(built) <= n + 2
+    told(built_again=len(built) - 1, not_touched_by_it=count - len(built) + 1)
+
+
+def test_gguf(
+    tmp_path: Path, tiny: Callable[..., LoadedModel], amount: Amount, rng: random.Random, told: Tell
+) -> None:
+    """A damaged file is refused, or another model by its version, which is that of its weights."""
+    loaded, file, ends = tiny(), tmp_path / "tiny.gguf", Counter[str]()
+    write_gguf(loaded.model, loaded.tokenizer, file, "f16", "tiny")
+    whole, same = file.read_bytes(), load_model(str(file), device="cpu")
+    version = same.version
+    for _ in range(amount(100)):
+        damage(file, whole, rng)
+        if file.read_bytes() == whole:
+            continue
+        try:
+            found = load_model(str(file), device="cpu")
+            ends["another_model" if found.version != version else "same_weights"] += 1
+            if found.version == version:
+                assert all(map(torch.equal, found.model.parameters(), same.model.parameters()))
+        except ModelError:
+            ends["refused"] += 1
     told(**ends)

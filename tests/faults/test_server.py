@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from seal.records import (
-    AdaptJob,
-    AdaptOutcome,
-    EvalPrompt,
-    Question,
-    Sampling,
-    TrainingConfig,
-    TrainingSequence,
-)
+from seal.records import AdaptOutcome
 from seal.serve.client import RemoteInnerLoop, TTTClient
 from seal.serve.jobs import job_to_wire
 from seal.serve.link import Link
+from stub_ttt import Server, job
 
-SCRIPT = Path(__file__).with_name("stub_server.py")
 WINDOW = 6
-
-
-def job(n: int) -> AdaptJob:
-    prompt = EvalPrompt("p0", (1, 2), Sampling(0.0, max_new_tokens=4), question=Question("Q", "A"))
-    return AdaptJob(f"j{n}", (TrainingSequence((1, 2, 3)),), TrainingConfig(rank=2), (prompt,), n)
-
-
-class Server:
-    """The stub on a port that stays the same."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.process = folder, None
-        self.address = f"tcp://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, str(SCRIPT), str(self.port), "store.sqlite", "trained"]
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline().strip() == self.address
-
-    def end(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        os.kill(self.process.pid, number)
-        self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def trained(self) -> Counter[str]:
-        return Counter((self.folder / "trained").read_text().split())
 
 
 def test_a_driver_outlives_its_server(

@@ -284,3 +284,22 @@ def test_the_config_is_what_servers_expect(tiny: Callable[..., LoadedModel], fol
     tensors = load_file(folder / "adapter_model.safetensors")
     assert len(tensors) == 2 * 2 * 3
     assert {t.dtype for t in tensors.values()} == {torch.float32}
+
+
+def test_a_saved_adapter_knows_when_a_weight_or_its_scale_was_changed(
+    tiny: Callable[..., LoadedModel], tmp_path: Path
+) -> None:
+    loaded = tiny()
+    save_adapter(trained(loaded), loaded, tmp_path / "a")
+    weights, config = tmp_path / "a" / "adapter_model.safetensors", tmp_path / "a" / "adapter_config.json"
+    whole, text = weights.read_bytes(), config.read_text()
+    weights.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+    with pytest.raises(ModelError, match="damaged: its checksum"):
+        load_adapter(Runtime.of(loaded.model), tmp_path / "a")
+    weights.write_bytes(whole)
+    config.write_text(text.replace('"lora_alpha": 6', '"lora_alpha": 7'))
+    with pytest.raises(ModelError, match="damaged: its checksum"):
+        load_adapter(Runtime.of(loaded.model), tmp_path / "a")
+    config.write_text(text)
+    save_file(load_file(weights), weights)  # of another program: without a checksum
+    load_adapter(Runtime.of(loaded.model), tmp_path / "a")

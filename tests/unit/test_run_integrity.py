@@ -15,6 +15,8 @@ import pytest
 
 from seal.cli import main
 from seal.config import load_config
+from seal.data.load_report import Tally, note_loaded
+from seal.data.loader import load_tasks, report_of
 from seal.errors import ConfigError, ModelError, RunError
 from seal.framework import SEALFramework
 from seal.models.checkpoint import MANIFEST, save_checkpoint, verify_checkpoint
@@ -356,3 +358,31 @@ def test_a_zombie_cannot_write_to_a_run_that_another_process_finished(tmp_path: 
     assert zombie.returncode != 0
     assert path.read_bytes() == whole
     assert len(Journal.read(path)) == 2
+
+
+# --- data -----------------------------------------------------------------------------------------------
+
+
+CHANGES = {"nothing": ("", ""), "context": ("Part 2", "Part 3"), "answer": ('"2"', '"3"')}
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_a_run_goes_on_with_the_data_that_it_began_with(folder: Path, tmp_path: Path, changed: str) -> None:
+    records = [
+        {"title": f"T{n}", "context": f"Part {n}.", "questions": [{"question": "Which?", "answer": f"{n}"}]}
+        for n in range(3)
+    ]
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(records))
+
+    def note() -> None:
+        with Run.open(folder) as run:
+            note_loaded(run, report_of("train", load_tasks(file), Tally()))
+
+    note()
+    file.write_text(json.dumps(records[::-1]).replace(*CHANGES[changed]))  # their order means nothing
+    if changed == "nothing":
+        note()
+    else:
+        with pytest.raises(RunError, match="not those that the run began with"):
+            note()

@@ -18,6 +18,7 @@ from seal.errors import ConfigError, DataError, ModelError, RunError
 from seal.inner.adapter_engine import AdapterEngine
 from seal.models.load import LoadedModel
 from seal.records import Sampling, TrainingConfig, TrainingSequence
+from seal.run.journal import Journal
 from seal.taught.anchors import anchors
 from seal.taught.batches import undo
 from seal.taught.form import Form
@@ -314,6 +315,26 @@ def test_an_interrupted_teaching_goes_on_to_the_same_end(
     shutil.rmtree(docs)  # what was planned is in the folder
     done = Teaching(cut, settings(docs), loaded).run()
     assert [replace(b, seconds=0) for b in done.batches] == [replace(b, seconds=0) for b in whole.batches]
+
+
+def test_a_batch_is_not_taught_twice_when_the_process_ended_right_after_its_manifest(
+    tiny: Callable[..., LoadedModel], docs: Path, tmp_path: Path
+) -> None:
+    loaded, folder = tiny("qwen2"), tmp_path / "m"
+    whole = Teaching(folder, settings(docs), loaded).run()
+    journal = folder / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    for command, raises in ((settings(docs), False), (settings(docs, updates=7), True)):
+        journal.write_text("".join(lines[:-1]))
+        if raises:
+            with pytest.raises(RunError, match="was just finished"):
+                Teaching(folder, command, loaded).run()
+        else:
+            assert Teaching(folder, command, loaded).run() == whole
+        assert [row.key for row in Journal.read(journal) if row.kind == "taught"] == ["1"]
+        assert read_manifest(folder) == whole
+    with pytest.raises(DataError, match="taught before"):
+        Teaching(folder, settings(docs), loaded).run()
 
 
 def test_nothing_is_half_taught_or_overwritten(

@@ -56,6 +56,7 @@ def teach(
         _teach.take_back(into, undo, documents)
         return
     from seal.data.documents.library import read_library
+    from seal.taught.batches import unfinished
     from seal.taught.manifest import is_taught, read_manifest
     from seal.taught.settings import TRAINING, TeachSettings
     from seal.taught.teach import Teaching
@@ -63,7 +64,7 @@ def teach(
     if into is not None:
         known = read_manifest(into)
         model, apart, rank = known.base, known.apart, int(known.training["rank"])
-    elif is_taught(folder):
+    elif is_taught(folder) and not unfinished(folder):
         raise ConfigError(f"{folder} is taught already", f"add to it: seal teach DOCS --into {folder}")
     training = replace(TRAINING, rank=rank, alpha=2.0 * rank, learning_rate=lr)
     settings = TeachSettings(

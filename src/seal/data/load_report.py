@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from seal.errors import RunError
 from seal.records import Task
+from seal.run.codec import encode
+
+if TYPE_CHECKING:
+    from seal.run.folder import Run
+
+log = logging.getLogger(__name__)
 
 KINDS = {
     "unanswerable": ("unanswerable question", "unanswerable questions"),
@@ -54,6 +65,8 @@ class LoadReport:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     """What else happened."""
+    content: str = ""
+    """Hash of the tasks, in whatever order."""
 
     def count(self, kind: str) -> int:
         """How many were left out for the reason `kind`."""
@@ -61,6 +74,34 @@ class LoadReport:
 
     def __str__(self) -> str:
         return one_line([self])
+
+
+def content_of(tasks: Iterable[Task]) -> str:
+    """Short hash of all that the tasks say; of their ids, where what they say has no JSON form."""
+    tasks = sorted(tasks, key=lambda task: task.id)
+    try:
+        plain = encode(tasks)
+    except RunError:
+        plain = [task.id for task in tasks]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def note_loaded(run: Run, report: LoadReport) -> None:
+    """Journal what was loaded.
+
+    Raises:
+        RunError: it is not what the run began with.
+    """
+    known = run.recall(LoadReport, "loaded", report.split)
+    if known is None:
+        run.record("loaded", report.split, report)
+    elif known.content and known.content != report.content:
+        raise RunError(
+            f"{run.path}: the data ({_HALVES[report.split]}) are not those that the run began with",
+            "restore them, or begin a new run",
+        )
+    elif not known.content and known != replace(report, content=""):
+        log.warning("the data differ from those that the run began with: %s", known)
 
 
 class Tally:

@@ -20,7 +20,7 @@ from seal.data.fields import Columns, question_of
 from seal.data.files import check_text
 from seal.data.formats import UNANSWERABLE, Passage, Reading, from_records, read_passages
 from seal.data.hub import HubSource, hub_rows, is_hub
-from seal.data.load_report import LoadReport, Tally
+from seal.data.load_report import LoadReport, Tally, content_of
 from seal.errors import ConfigError, DataError, SealError
 from seal.plugins import LOADERS, build, is_import_path, load_kind
 from seal.records import Question, Task
@@ -237,7 +237,8 @@ def report_of(split: str, tasks: Sequence[Task], tally: Tally) -> LoadReport:
     """What loading `tasks` came to."""
     targets = [q for t in tasks if isinstance(t.target, tuple) for q in t.target]
     questions = sum(not (isinstance(q, tuple) and q[1:] == (None,)) for q in targets)  # no unsolved puzzle
-    return LoadReport(split, len(tasks), questions, tally.left_out, tuple(tally.notes))
+    content = content_of(tasks)
+    return LoadReport(split, len(tasks), questions, tally.left_out, tuple(tally.notes), content)
 
 
 def _half(passages: Sequence[Passage], split: str, tally: Tally) -> list[Passage]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from seal.errors import AdaptError, ModelError
 from seal.inner.adapter import Adapter
 from seal.inner.runtime import Runtime
-from seal.models.adapter_reader import PREFIX, read_adapter
+from seal.models.adapter_reader import PREFIX, SUM, checksum, read_adapter
 from seal.records import TrainingConfig
 from seal.whole_file import whole_folder
 
@@ -48,7 +48,8 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b_OR.cpu().contiguous()
     try:
         with whole_folder(target) as staging:
-            save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
+            known = {"format": "pt", SUM: checksum(config.r, alpha, tensors)}
+            save_file(tensors, staging / "adapter_model.safetensors", metadata=known)
             config.save_pretrained(str(staging))
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error)

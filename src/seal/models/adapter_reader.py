@@ -6,6 +6,7 @@ refused by the name of the option, but for rank-stabilised scaling, which is a m
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PREFIX = "base_model.model."
+SUM = "seal_sum"
+"""Entry of the weights' metadata: `checksum` of an adapter that this program saved."""
 _ONLY_PLAIN = "only plain LoRA can be loaded: merge the adapter into its base with PEFT and use the result"
 #: Options of PEFT's `LoraConfig` under which an adapter is more, or other, than alpha / rank · B·A. Further
 #: ones of the names `use_*` and `*_config` are taken to be of that kind.
@@ -67,7 +70,19 @@ def read_adapter(folder: str | Path) -> SavedAdapter:
         raise ModelError(f"the adapter in {source} uses {option}", _ONLY_PLAIN)
     if config.get("use_rslora"):
         alpha *= rank**0.5
-    return SavedAdapter(rank, alpha, _factors(source, rank))
+    return SavedAdapter(rank, alpha, _factors(source, rank, float(config["lora_alpha"])))
+
+
+def checksum(rank: int, alpha: float, weights: Mapping[str, Tensor]) -> str:
+    """Hash of all that makes the update: scale, names, shapes and every weight."""
+    import torch
+
+    digest = hashlib.sha256(f"{rank} {float(alpha)}".encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f" {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _asked_beyond(config: Mapping[str, Any]) -> list[str]:
@@ -87,15 +102,18 @@ def _asked_beyond(config: Mapping[str, Any]) -> list[str]:
     return asked
 
 
-def _factors(source: Path, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _factors(source: Path, rank: int, alpha: float) -> dict[str, tuple[Tensor, Tensor]]:
+    from safetensors import SafetensorError, safe_open
 
     path = source / "adapter_model.safetensors"
     try:
-        weights: dict[str, Tensor] = load_file(path)
+        with safe_open(path, "pt") as file:
+            known = (file.metadata() or {}).get(SUM)
+            weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read {path}: {error}", "save the adapter again, as safetensors") from error
+    if known is not None and known != checksum(rank, alpha, weights):
+        raise ModelError(f"the adapter in {source} is damaged: its checksum is another", "save it again")
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
         name, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")

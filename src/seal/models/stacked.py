@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal.errors import ModelError
-from seal.models.adapter_reader import PREFIX, read_adapter
+from seal.models.adapter_reader import PREFIX, SUM, checksum, read_adapter
 from seal.whole_file import whole_folder
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def save_stacked(
         with whole_folder(
             folder, replace=True
         ) as staging:  # in the place of a try that was cut short after it
-            save_file(tensors, staging / "adapter_model.safetensors", metadata={"format": "pt"})
+            known = {"format": "pt", SUM: checksum(rank, rank, tensors)}
+            save_file(tensors, staging / "adapter_model.safetensors", metadata=known)
             config.save_pretrained(str(staging))
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error)

@@ -36,6 +36,7 @@ from seal.models.merge import merge, merged, restored
 from seal.protocols import InnerLoop
 from seal.recipes.articles import write_json
 from seal.recipes.continual_report import matrices, summary
+from seal.recipes.pipeline import note_tasks
 from seal.recipes.query import lora_params
 from seal.records import AdaptJob, EvalPrompt, Sampling, SelfEdit, Task, TrainingSequence
 from seal.run.folder import Run
@@ -113,7 +114,9 @@ def continual(
     unknown = set(methods) - set(METHODS)
     if unknown or not methods:
         raise ConfigError(f"unknown method {sorted(unknown)}", f"choose among {', '.join(METHODS)}")
-    passages = _draw(chains, setup.load_tasks(run.config, "train"), run.config.seed)
+    tasks = setup.load_tasks(run.config, "train")
+    passages = _draw(chains, tasks, run.config.seed)
+    note_tasks(run, tasks)
     run.record("chains", "chains", chains)
     run.record("model", "model", {"version": loaded.version})
     found: dict[str, list[Chain]] = {method: [] for method in methods}

@@ -7,6 +7,7 @@ their questions in one list (the official script kept only the last article's).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from seal.evaluation import AFTER, BEFORE, base_arm, compared_arm, trained_arm
 from seal.evaluator import raise_error
 from seal.intervals import Interval
 from seal.recipes.articles import ends, write_json
-from seal.recipes.pipeline import Pair, began
+from seal.recipes.pipeline import Pair, began, note_tasks
 from seal.recipes.query import correct, lora_params
 from seal.records import (
     AdaptJob,
@@ -72,6 +73,7 @@ def _begin(
 ) -> tuple[list[Task], list[TrainingSequence], ArmScore, dict[str, Performance]]:
     """Tasks, everything to train on, and the untrained model's score."""
     run, tasks, version = estep.run, [task for _, task in pairs], estep.policy.version
+    note_tasks(run, tasks)
     run.record("plan", "0", Plan(0, tuple(task.id for task in tasks), version))
     domain, tokenizer = estep.evaluator.domain, estep.policy.tokenizer
     sequences = [
@@ -80,6 +82,8 @@ def _begin(
         for completion in ([""] if passages_only else article.completions)
         for sequence in domain.training_sequences(task, completion, tokenizer)
     ]
+    ids = hashlib.sha256(repr([s.ids for s in sequences]).encode()).hexdigest()[:16]
+    run.record("sequences", "cpt", {"n": len(sequences), "ids": ids})
     before = estep.baselines(tasks, BEFORE)
     base = base_arm([Baseline(task.id, version, before[task.id]) for task in tasks])
     run.record_once("arm", "base", base)

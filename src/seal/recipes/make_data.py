@@ -10,7 +10,7 @@ from seal.data.choice import official_subset
 from seal.errors import DataError
 from seal.estep import write_edits
 from seal.recipes.articles import Article, read_articles, write_json
-from seal.recipes.pipeline import began
+from seal.recipes.pipeline import began, note_tasks
 from seal.records import Plan, Sampling, SelfEdit, Task
 from seal.run.folder import Run
 from seal.self_edit import SelfEditGenerator
@@ -40,6 +40,7 @@ def make_data(
     config, k = run.config, run.config.samples_per_iteration
     tasks = setup.load_tasks(config, "train")
     tasks = official_subset(tasks, start, n if n is not None else len(tasks) - start)
+    note_tasks(run, tasks)
     run.record("plan", "0", Plan(0, tuple(task.id for task in tasks), policy))
     size, edits = max(1, batch // k), list[SelfEdit]()
     for first in range(0, len(tasks), size):

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from seal import setup
 from seal.config import load_config
+from seal.data.load_report import Tally, note_loaded
+from seal.data.loader import report_of
 from seal.errors import DataError, RunError
 from seal.prompt import contract_of
 from seal.recipes.articles import Article
@@ -172,12 +174,18 @@ def pair_with_tasks(
     return pairs
 
 
+def note_tasks(run: Run, tasks: Sequence[Task]) -> None:
+    """Journal what the passages are. Raises `RunError` where the run began with others."""
+    note_loaded(run, report_of("all", tasks, Tally()))
+
+
 def import_edits(run: Run, pairs: Sequence[Pair], policy: str) -> dict[str, list[SelfEdit]]:
     """Journal the round's plan and the articles' completions as its self-edits; by task.
 
     Raises:
         RunError: the journal holds other passages, other completions or another model.
     """
+    note_tasks(run, [task for _, task in pairs])
     run.record("plan", "0", Plan(0, tuple(task.id for _, task in pairs), policy))
     edits: dict[str, list[SelfEdit]] = {}
     for article, task in pairs:

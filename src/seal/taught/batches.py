@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, ModelError, RunError
 from seal.run.codec import decode
-from seal.run.journal import Journal
+from seal.run.journal import Journal, Row
 from seal.taught.manifest import Manifest, TaughtAdapter, read_manifest, write_manifest
 from seal.taught.settings import TeachSettings
 
@@ -37,11 +37,16 @@ def chooser(folder: Path, adapters: Sequence[TaughtAdapter], apart: bool) -> Cal
     return lambda passage: str(folder / adapters[0].folder)
 
 
-def unfinished_batch(journal: Journal) -> tuple[int, dict[str, Any]] | None:
+def unfinished_batch(rows: Sequence[Row]) -> tuple[int, dict[str, Any]] | None:
     """Number and journal entry of the batch that was begun and neither taught nor undone."""
-    done = {row.key for kind in ("taught", "undone") for row in journal.rows(kind)}
-    begun = [row for row in journal.rows("begun") if row.key not in done]
+    done = {row.key for row in rows if row.kind in ("taught", "undone")}
+    begun = [row for row in rows if row.kind == "begun" and row.key not in done]
     return (int(begun[-1].key), begun[-1].data) if begun else None
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether a batch of the model in `folder` was begun and neither taught nor undone."""
+    return unfinished_batch(Journal.read(folder / "journal.jsonl")) is not None
 
 
 def unfinished_settings(folder: Path) -> tuple[TeachSettings, str] | None:
@@ -53,7 +58,7 @@ def unfinished_settings(folder: Path) -> tuple[TeachSettings, str] | None:
     if not (folder / "journal.jsonl").is_file():
         raise RunError(f"{folder} is no taught model", "give the folder of a run or of a taught model")
     with Journal(folder / "journal.jsonl") as journal:
-        unfinished = unfinished_batch(journal)
+        unfinished = unfinished_batch(journal.rows())
     if unfinished is None:
         return None
     plain = dict(unfinished[1]["settings"])

@@ -141,8 +141,29 @@ class Teaching:
             self.plan(library)
             _new_folder(self.folder)
         with Journal(self.folder / "journal.jsonl") as journal:
+            if (known := self._noted(journal)) is not None:
+                return known
             number, plan = self._begun(journal, library)
             return self._taught(journal, number, plan)
+
+    def _noted(self, journal: Journal) -> Manifest | None:
+        """The model, where this batch was taught to its end and the process ended before it was journalled.
+
+        Raises:
+            RunError: that was another batch.
+        """
+        unfinished = unfinished_batch(journal.rows())
+        if unfinished is None or self.known is None:
+            return None
+        batch = next((b for b in self.known.batches if b.number == unfinished[0]), None)
+        if batch is None:
+            return None
+        journal.append("taught", str(batch.number), {"passages": batch.passages})
+        if unfinished[1]["settings"] != _identity(self.settings, self.loaded):
+            raise RunError(
+                f"batch {batch.number} of {self.folder} was just finished", "give the command again"
+            )
+        return self.known
 
     def _begun(self, journal: Journal, library: Library | None) -> tuple[int, Plan]:
         """The batch's number and plan: the unfinished one's with the same settings, else a new one's.
@@ -151,7 +172,7 @@ class Teaching:
             RunError: another batch is unfinished, or its files were changed.
         """
         identity = _identity(self.settings, self.loaded)
-        unfinished = unfinished_batch(journal)
+        unfinished = unfinished_batch(journal.rows())
         if unfinished is None:
             plan = self.plan(library or read_library(self.settings.documents))
             number = len(journal.rows("begun")) + 1
