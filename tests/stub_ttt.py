@@ -23,15 +23,15 @@ def job(n: int) -> AdaptJob:
 class Server:
     """The stub on a port that stays the same."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder, self.process = folder, None
+        self.folder, self.process, self.options = folder, None, options
         self.address = f"tcp://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, str(SCRIPT), str(self.port), "store.sqlite", "trained"]
+        command = [sys.executable, str(SCRIPT), str(self.port), "store.sqlite", "trained", *self.options]
         self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline().strip() == self.address
@@ -44,4 +44,5 @@ class Server:
         self.process.stdout.close()
 
     def trained(self) -> Counter[str]:
+        """How often each job was begun, by its seed."""
         return Counter((self.folder / "trained").read_text().split())

@@ -18,6 +18,7 @@ by, and the M-step draws its factors. Everything that reads, writes and decides 
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -159,6 +160,7 @@ def stub() -> None:
     from seal.inner.adapter import Adapter
     from seal.inner.decode import Decoder, Request, TokenCompletion
     from seal.inner.runtime import Runtime
+    from seal.seeds import derive
 
     def weights(model: Any) -> float:
         return float(next(model.parameters()).flatten()[:8].sum())
@@ -168,7 +170,10 @@ def stub() -> None:
             if job is None:
                 return
             time.sleep(0.001)
-            yield Trained(job, Adapter(runtime, job.training, job.seed) if job.trains else None, (1.0,), 1)
+            adapter = Adapter(runtime, job.training, job.seed) if job.trains else None
+            if adapter is not None:
+                adapter.seed = derive(job.seed, *(repr(row.ids) for row in job.sequences))
+            yield Trained(job, adapter, (1.0,), 1)
 
     def run(self: Decoder, requests: Sequence[Request], on_step: Any = None) -> list[TokenCompletion]:
         written = []
@@ -263,6 +268,9 @@ def warm_up() -> None:
             importlib.import_module(module.name)
     import matplotlib.figure  # noqa: F401
     import trl  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # forks share what they never look at
 
 
 if __name__ == "__main__":

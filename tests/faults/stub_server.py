@@ -1,12 +1,14 @@
-"""A TTT server in a process of its own whose engine trains nothing: `stub_server.py PORT STORE TRAINED`.
+"""A TTT server in a process of its own whose engine trains nothing.
+
+    stub_server.py PORT STORE TRAINED [--keys FILE] [--allow FILE] [--capacity N]
 
 It is the real front, queue and store. Every job that the engine begins is a line of the file TRAINED.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from seal.protocols import FollowUp
 from seal.records import AdaptJob, AdaptOutcome, Answer, Verdict
 from seal.serve.requests import Requests
+from seal.serve.security import read_allowed, read_keys
 from seal.serve.server import TTTServer
 from seal.serve.settings import ServerSettings
 from seal.serve.store import Store
@@ -49,8 +52,20 @@ class AnyTokens(Requests):
 
 
 if __name__ == "__main__":
-    port, store, trained = sys.argv[1:]
-    settings = ServerSettings(port=int(port), heartbeat_s=0.2)
-    TTTServer(Stub(Path(trained)), AnyTokens(), settings, Store(store, "p")).run(
+    parser = argparse.ArgumentParser()
+    for name in ("port", "store", "trained"):
+        parser.add_argument(name)
+    for name in ("--keys", "--allow"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--capacity", type=int, default=256)
+    given = parser.parse_args()
+    settings = ServerSettings(
+        port=int(given.port),
+        heartbeat_s=0.2,
+        capacity=given.capacity,
+        keys=given.keys and read_keys(given.keys),
+        allowed=read_allowed(given.allow) if given.allow else {},
+    )
+    TTTServer(Stub(Path(given.trained)), AnyTokens(), settings, Store(given.store, "p")).run(
         lambda address: print(address, flush=True)
     )

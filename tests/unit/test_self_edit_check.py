@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from seal.data.loader import DataLoader
 from seal.lexical import normalise
 from seal.self_edit import TEMPLATES
 from seal.self_edit_check import check_edit, summary, without_loops
+from seal.sentences import split_sentences
 
 FISH = (
     "The Hirund is a fish that was first described by Tharideth. Tharideth shares a house with "
@@ -290,3 +293,17 @@ def test_any_text_can_be_checked(completion: str, passage: str) -> None:
 def test_a_long_completion_takes_no_time() -> None:
     completion = " ".join(f"word{i % 977}x" for i in range(20_000))
     assert check_edit(completion, "", "word")[:1] == ()
+
+
+def test_a_long_text_of_short_sentences_is_split_in_time_that_grows_with_it() -> None:
+    def seconds(n: int) -> float:
+        began = time.process_time()
+        split_sentences("Answer:a. " * n)
+        return time.process_time() - began
+
+    assert seconds(40_000) < 12 * seconds(10_000) + 0.5  # where it was quadratic: minutes
+
+
+def test_sentences_end_neither_at_an_abbreviation_nor_at_a_number() -> None:
+    said = "Seen by Dr. Low. On Sept. 9 it was. End. \n12. Item"
+    assert split_sentences(said) == ["Seen by Dr. Low.", "On Sept. 9 it was.", "End.", "12. Item"]

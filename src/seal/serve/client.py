@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from seal.protocols import FollowUp
 from seal.records import AdaptJob, AdaptOutcome
 from seal.scratch import scratch_folder
 from seal.serve import messages as m
-from seal.serve.exchange import Exchange, job_error
+from seal.serve.exchange import Exchange, job_error, read_reply
 from seal.serve.jobs import job_to_wire, outcome_from_wire
 from seal.serve.link import Link
 
@@ -69,12 +68,19 @@ def remote_policy(link: Link) -> LoadedModel:
     from seal.prompt import contract_of
 
     client = TTTClient(link)
-    told, files = client.command("health"), client.command("tokenizer")["files"]
-    with scratch_folder("tokenizer") as folder:
-        for name, text in files.items():
-            (folder / Path(name).name).write_text(text, "utf-8")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    return LoadedModel(None, tokenizer, str(told["model"]), str(told["policy"]), contract_of(tokenizer))
+    told, files = client.command("health"), client.command("tokenizer").get("files")
+    try:
+        with scratch_folder("tokenizer") as folder:
+            for name, text in files.items():  # type: ignore[union-attr]
+                (folder / Path(name).name).write_text(text, "utf-8")
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        model, policy = str(told["model"]), str(told["policy"])
+    except Exception as error:  # transformers raises every kind of error on files that it cannot read
+        raise ServeError(
+            f"{link.endpoint} sends no tokenizer that can be read: {' '.join(str(error).split())[:200]}",
+            "check that the server has the same version of seal",
+        ) from error
+    return LoadedModel(None, tokenizer, model, policy, contract_of(tokenizer))
 
 
 class TTTClient:
@@ -99,8 +105,7 @@ class TTTClient:
                     f"{self.link.endpoint} did not answer within {self.link.silence_s:g} s",
                     "check that the server runs: seal serve",
                 )
-            reply: dict[str, Any] = json.loads(socket.recv())
-            return reply
+            return read_reply(socket.recv(), self.link.endpoint)
 
     def command(self, cmd: str, **more: Any) -> dict[str, Any]:
         """A command of the versioned dialect: health, status, cancel (`target`), shutdown (`token`).

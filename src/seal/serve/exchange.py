@@ -121,7 +121,7 @@ class Exchange(Generic[T]):
         return True
 
     def _take(self, raw: bytes) -> Iterator[tuple[T, dict[str, Any]]]:
-        reply = json.loads(raw)
+        reply = read_reply(raw, self._link.endpoint)
         name = reply.get("id")
         if name is None and self._open:  # unread because of its size, so its id is unknown to the server
             name = max(self._open, key=lambda n: len(self._open[n][1]))
@@ -142,15 +142,12 @@ class Exchange(Generic[T]):
         """Say now and then how it is going, for whoever looks at the terminal."""
         if time.monotonic() - self._told > _TELL_S:
             self._told = time.monotonic()
-            where = (
-                f"{heartbeat['ahead']} ahead of it"
-                if heartbeat["state"] == "queued"
-                else str(heartbeat["state"])
-            )
+            state = str(heartbeat.get("state"))
+            where = f"{heartbeat.get('ahead')} ahead of it" if state == "queued" else state
             log.info(
-                "%d under way at the server; one waits %.0f s, %s",
+                "%d under way at the server; one waits %s s, %s",
                 len(self._open),
-                heartbeat["elapsed_s"],
+                heartbeat.get("elapsed_s"),
                 where,
             )
 
@@ -173,6 +170,17 @@ class Exchange(Generic[T]):
         why = f"{link.endpoint} was silent {link.attempts} times for {link.silence_s:g} s"
         error = f"ServeError: {why} (start one with: seal serve)"
         return {"type": "error", "error": error, "code": SILENT}
+
+
+def read_reply(raw: bytes, endpoint: str) -> dict[str, Any]:
+    """What a server sent. Raises `ServeError` for what is no reply of a TTT server's."""
+    try:
+        reply = json.loads(raw)
+    except (ValueError, RecursionError):
+        reply = None
+    if not isinstance(reply, dict) or not isinstance(reply.get("id"), str | None):
+        raise ServeError(f"{endpoint} answers what is no reply", "check that it is a TTT server: seal serve")
+    return reply
 
 
 def job_error(reply: dict[str, Any]) -> JobError:
