@@ -26,6 +26,8 @@ from seal.serve.link import Link
 from seal.serve.security import KeyPair, make_keys, read_keys, read_public
 from stub_ttt import Server, job
 
+pytestmark = pytest.mark.slow
+
 LONG = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0CURVE"
 """How a greeting of ZMTP 3 with CURVE begins."""
 
