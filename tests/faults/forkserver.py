@@ -5,6 +5,7 @@
     {"argv": [...], "cwd": "…", "log": "…", "work": "…", "stub": 1, "after": 0.3}  killed 0.3 s after its fork
     {…, "call": 17}        killed at its 17th change of the file system (odd ones after it, even ones before)
     {…, "inside": ["train", 3], "delay": 0.01}   killed in the third training round, 10 ms after it began
+    {…, "clock": 3600}     with a clock that is an hour ahead
 
 The answer has `code` (negative: the signal), `seconds`, and for a command that ended by itself `calls`, how
 often it changed the file system, and `entered`, how often it was inside what `inside` can name. The file
@@ -114,6 +115,23 @@ def replace_everywhere(old: Any, new: Any, parent: Any, name: str) -> None:
                 setattr(module, there, new)
 
 
+def set_clock(shift: float) -> None:
+    """Every clock that people read is ahead by `shift` seconds."""
+    import datetime
+
+    import seal.run.journal
+
+    real, now = time.time, datetime.datetime.now
+
+    class Shifted(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return now(tz) + datetime.timedelta(seconds=shift)
+
+    time.time = lambda: real() + shift
+    replace_everywhere(datetime.datetime, Shifted, seal.run.journal, "datetime")
+
+
 def count_work(file: int, began: float) -> None:
     """Tell `file` what is done, as it is done."""
     import seal.inner.loop as loop
@@ -217,6 +235,8 @@ def child(asked: dict[str, Any], report: int, began: float) -> None:
     if asked.get("stub"):
         stub()
     count_work(os.open(asked["work"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), began)
+    if asked.get("clock"):
+        set_clock(asked["clock"])
     from seal.cli import main
 
     injector = Injector(asked.get("call", 0), tuple(asked.get("inside", ("", 0))), asked.get("delay", 0.0))

@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     text = read_text(path)
     head = text.lstrip("\n").partition("\n")[0]
-    delimiter = "\t" if ending(path) == ".tsv" else max(",;\t|", key=lambda each: _known(head, each))
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = None
     try:
+        delimiter = "\t" if ending(path) == ".tsv" else max(",;\t|", key=lambda each: _known(head, each))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         names = [_name(name) for name in reader.fieldnames or ()]
-        twice = [name for name in names if names.count(name) > 1]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise DataError(f"{path}, line 1: two columns are called {twice[0]!r}", "rename one")
         reader.fieldnames = names
@@ -43,7 +45,8 @@ def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 raise DataError(f"{where}: more cells than columns", "put texts with commas in quotes")
             yield where, {name: _cell(name, value, where) for name, value in row.items()}
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}", "correct the quotes") from None
+        line = reader.line_num if reader else 1
+        raise DataError(f"{path}, line {line}: {error}", "correct the quotes") from None
 
 
 def _known(head: str, delimiter: str) -> int:
