@@ -142,7 +142,9 @@ def answering(n_layers: int, n: int, device: str = "meta", **sampling: Any) -> t
 def counts(device: str, n: int) -> dict[str, float]:
     """Launches a layer and the rest, and syncs, of a round, a prefill and a step with `n` adapters."""
     found: dict[str, float] = {}
-    small, large = ((training_round(k, n, device), *answering(k, n, device)) for k in (2, 4))
+    small, large = (
+        (training_round(k, n, device), *answering(k, n, device, temperature=1.0, top_p=0.95)) for k in (2, 4)
+    )
     for name, a, b in zip(("training", "prefill", "decoding"), small, large, strict=True):
         layer = (b.count - a.count) / 2
         found |= {name: layer, f"{name}, fixed": a.count - 2 * layer, f"{name}, syncs": b.syncs.total()}

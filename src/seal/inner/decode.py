@@ -16,11 +16,12 @@ from torch import Tensor
 
 from seal.errors import AdaptError
 from seal.inner.adapter import Adapter
+from seal.inner.decode_step import DecodeStep
 from seal.inner.kv_cache import KVCache
 from seal.inner.packing import pack, pack_step
 from seal.inner.precision import in_full
 from seal.inner.runtime import Runtime
-from seal.inner.sampling import pick
+from seal.inner.sampling import RowSampler, pick
 from seal.inner.stack import Segment, Slot, split_segments, stack_up
 from seal.inner.transfer import on_device
 from seal.records import Sampling
@@ -74,6 +75,9 @@ class Decoder:
     ) -> None:
         self.runtime, self.detokenise, self.stop_ids = runtime, detokenise, stop_ids
         self.max_rows, self.token_budget = max_rows, token_budget
+        self.static = runtime.device.type in ("cuda", "meta")
+        """Whether steps go over buffers that stay the same, see `DecodeStep`."""
+        self._stepper: DecodeStep | None = None
 
     @torch.no_grad()
     def run(
@@ -117,6 +121,8 @@ class Decoder:
                 self._decode(sorted(waiting, key=lambda row: row.order), watch)
         except torch.OutOfMemoryError:
             return None
+        finally:
+            self._stepper = None  # it holds the cache
         return results
 
     def check(self, request: Request) -> None:
@@ -154,6 +160,7 @@ class Decoder:
                 segments = self._segments(rows)
 
     def _segments(self, rows: Sequence[_Row]) -> tuple[Segment, ...]:
+        self._stepper = None
         return split_segments([r.place for r in rows], [1] * len(rows), self.runtime.device)
 
     def _settle(self, rows: list[_Row], cache: KVCache) -> tuple[list[_Row], KVCache]:
@@ -244,6 +251,15 @@ class Decoder:
 
     def _step(self, rows: list[_Row], cache: KVCache, segments: tuple[Segment, ...]) -> None:
         device = self.runtime.device
+        if self.static:
+            if self._stepper is None:
+                width = max(self._limit(r) for r in rows)
+                sampler = self._sampler(rows)
+                self._stepper = DecodeStep(
+                    self.runtime, cache, width, segments, [r.token for r in rows], sampler
+                )
+            self._note(rows, self._stepper())
+            return
         tokens = on_device([r.token for r in rows], device)
         last = self.runtime.max_tokens - 1  # only finished rows, which wait to leave, can be there
         positions = on_device([min(n, last) for n in cache.lengths], device)
@@ -253,8 +269,20 @@ class Decoder:
         self._choose(rows, logits)
 
     def _choose(self, rows: list[_Row], logits_RV: Tensor) -> None:
-        """Take each unfinished row's next token and see whether it ends there."""
+        """Take each row's next token."""
+        if self.static:
+            sampler = self._sampler(rows)
+            self._note(rows, sampler.read(sampler(logits_RV)))
+            return
         chosen = pick(logits_RV, [r.request.sampling for r in rows], [r.generator for r in rows]).tolist()
+        self._note(rows, chosen)
+
+    def _sampler(self, rows: Sequence[_Row]) -> RowSampler:
+        kinds = [(r.request.sampling, r.request.seed, len(r.written.ids)) for r in rows]
+        return RowSampler(kinds, self.runtime.device)
+
+    def _note(self, rows: Sequence[_Row], chosen: Sequence[int]) -> None:
+        """Write down each unfinished row's token and see whether it ends there."""
         for row, token in zip(rows, chosen, strict=True):
             row.token = token
             if self._finished(row):
@@ -285,9 +313,12 @@ class Decoder:
         row.written.text, row.written.finish = text, "stop"
 
     def _finished(self, row: _Row) -> bool:
-        room = self.runtime.max_tokens - len(row.request.ids)
-        full = len(row.written.ids) >= min(row.request.sampling.max_new_tokens, room)
+        full = len(row.request.ids) + len(row.written.ids) >= self._limit(row)
         return row.written.finish == "stop" or full
+
+    def _limit(self, row: _Row) -> int:
+        """Tokens of a row when it is full, prompt and answer."""
+        return min(len(row.request.ids) + row.request.sampling.max_new_tokens, self.runtime.max_tokens)
 
 
 def _tail(stop: Sequence[str]) -> int:

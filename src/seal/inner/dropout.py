@@ -14,12 +14,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from seal.inner.counter import mixed, signed
 from seal.inner.transfer import on_device
 from seal.seeds import derive
-
-#: The golden ratio's 32 bits, which spread counters, and the multipliers of Wellons' `lowbias32`, a mix of
-#: low bias (https://github.com/skeeto/hash-prospector).
-_SPREAD, _FIRST, _SECOND = 0x9E3779B1, 0x7FEB352D, 0x846CA68B
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class Dropout:
     @classmethod
     def of(cls, rows: Sequence[tuple[int, float]], lengths: Sequence[int], device: torch.device) -> Dropout:
         """For sequences with these seeds and probabilities."""
-        keys = [key for (seed, _), n in zip(rows, lengths, strict=True) for key in [_signed(seed)] * n]
+        keys = [key for (seed, _), n in zip(rows, lengths, strict=True) for key in [signed(seed)] * n]
         highest = [
             bound
             for (_, p), n in zip(rows, lengths, strict=True)
@@ -52,26 +49,10 @@ class Dropout:
         """Factors (tokens, D), 0 or 1 / (1 - p), of the tokens `[start, stop)` at one layer."""
         own = slice(start, stop)
         at = torch.arange(features, dtype=torch.int32, device=self.keys_T1.device)
-        x = self.counters_T1[own] * features + at
-        x.mul_(_signed(_SPREAD)).bitwise_xor_(self.keys_T1[own] ^ _layer_key(layer))
-        _mix(x)
+        x = mixed(self.counters_T1[own] * features + at, self.keys_T1[own] ^ _layer_key(layer))
         return (x <= self.highest_T1[own]).to(dtype).mul_(self.scale_T1[own].to(dtype))
-
-
-def _mix(x: Tensor) -> None:
-    """`lowbias32` in place. Shifts of signed numbers drag the sign along, which is masked away."""
-    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
-    x.mul_(_FIRST)
-    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
-    x.mul_(_signed(_SECOND))
-    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
 
 
 @cache
 def _layer_key(name: str) -> int:
-    return _signed(derive(0, "dropout", name))
-
-
-def _signed(bits: int) -> int:
-    """The last 32 bits as a signed number."""
-    return (bits + 2**31) % 2**32 - 2**31
+    return signed(derive(0, "dropout", name))

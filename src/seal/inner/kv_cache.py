@@ -24,6 +24,8 @@ class KVCache:
         self._at: tuple[Tensor, Tensor] | None = None
         self._seen: dict[int | None, Tensor] = {}
         self._rows: PaddedRows | None = None
+        self.positions: Tensor | None = None
+        """Where each row's next token goes, (rows,), once the cache is fixed."""
 
     def prefill(self, layer: int, k_TKE: Tensor, v_TKE: Tensor, spans: Sequence[tuple[int, int]]) -> None:
         """Store the keys and values of packed prompts, one row a span."""
@@ -35,10 +37,13 @@ class KVCache:
     def truncate(self, lengths: Sequence[int]) -> None:
         """Forget positions from `lengths` on; later tokens overwrite them."""
         self.lengths = list(lengths)
+        self._loosen()
 
     def append(self, layer: int, k_RKE: Tensor, v_RKE: Tensor) -> tuple[Tensor, Tensor]:
         """Store one new position a row; returns (rows, K, longest, E) keys and values to attend to."""
         longest = max(self.lengths) + 1
+        if self.positions is not None:
+            longest = self.keys[layer].shape[2]
         if self._at is None:
             lengths = on_device(self.lengths, k_RKE.device)
             self._at = (torch.arange(len(self.lengths), device=k_RKE.device), lengths)
@@ -63,10 +68,32 @@ class KVCache:
     def advance(self) -> None:
         """End a step: every row is one position longer."""
         self.lengths = [n + 1 for n in self.lengths]
-        self._at, self._seen = None, {}
+        self.forget_masks()
+        if self.positions is None:
+            self._at = None
+
+    def forget_masks(self) -> None:
+        """Have the next step make its own."""
+        self._seen = {}
+
+    def fix(self, width: int, device: torch.device) -> Tensor:
+        """Room for `width` positions a row, allocated once: steps then write where `positions` says, a tensor
+        that the caller advances, and attend to all places up to there. Ends when the rows change.
+        """
+        for store in (self.keys, self.values):
+            for layer, old in enumerate(store):
+                if old.shape[2] < width:
+                    store[layer] = torch.nn.functional.pad(old, (0, 0, 0, width - old.shape[2]))
+        self.positions = on_device(self.lengths, device)
+        self._at, self._seen = (torch.arange(len(self.lengths), device=device), self.positions), {}
+        return self.positions
+
+    def _loosen(self) -> None:
+        self.positions, self._at, self._seen = None, None, {}
 
     def take(self, rows: Sequence[int]) -> None:
         """Keep `rows` (numbers may repeat: copies) in this order."""
+        self._loosen()
         self.lengths = [self.lengths[i] for i in rows]
         longest = max(self.lengths, default=0) + _BLOCK
         index = on_device(rows, self.keys[0].device)
@@ -83,6 +110,7 @@ class KVCache:
 
     def join(self, other: KVCache) -> None:
         """Add the rows of `other` behind this cache's own."""
+        self._loosen()
         self.lengths += other.lengths
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             for layer, (a, b) in enumerate(zip(mine, theirs, strict=True)):
