@@ -13,7 +13,9 @@ from seal.config import load_config
 from seal.inner import memory
 from seal.inner.adapt import train
 from seal.inner.adapter import Adapter
+from seal.inner.kv_cache import KVCache
 from seal.inner.memory import ENOUGH_ON_CPU, LEAST_TOKENS, Capacity, Footprint, capacity, fitting, footprint
+from seal.inner.packing import pack
 from seal.inner.runtime import Runtime
 from seal.models.load import load_model
 from seal.records import AdaptJob, TrainingSequence
@@ -65,6 +67,19 @@ def test_the_sum_needs_no_weights() -> None:
     features = 2 * ((64 + 64) * 2 + (64 + 32) * 2)
     assert footprint(bare, training, GPU, torch.bfloat16).adapter == 16 * features * (4 * 4 + 2)
     assert footprint(bare, training, CPU, torch.float32).reordered == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2"])
+def test_keys_and_values_of_rows_that_answer(family: str) -> None:
+    """Against the cache of a real prefill."""
+    loaded = load_model(f"tiny-random-{family}", device="cpu", dtype="float32")
+    runtime = Runtime.of(loaded.model)
+    cache = KVCache(runtime.n_layers)
+    with torch.no_grad(), runtime.active():
+        runtime.forward(pack([(5, 6, 7)], [None], CPU, cache=cache), torch.tensor([0]))
+    places = cache.keys[0].shape[2]
+    held = sum(x.nbytes for x in (*cache.keys, *cache.values)) / places
+    assert footprint(loaded.model, TrainingConfig(), CPU, torch.float32).position == held
 
 
 @given(free=st.integers(10**8, 10**12))

@@ -152,6 +152,7 @@ def _memory(config: SEALConfig, model: _Model) -> str:
         f"{counted(chosen.slots, 'adapter')} of {_size(need.adapter)}, "
         f"passes of {chosen.token_budget} tokens of "
         f"{_size(need.recomputed) + ' (layers computed again)' if chosen.recompute else _size(need.token)}; "
+        f"{_size(need.position)} for each token of a row that answers; "
         f"{_size(free)} are free"
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from seal.training_config import TrainingConfig
 
@@ -43,6 +43,9 @@ class Footprint:
     """Each token of a pass: what the backward pass needs of every layer."""
     recomputed: int = 0
     """The same where layers are computed again: every layer's input, and what one needs. 0: they cannot."""
+    position: int = 0
+    """Each token of a row that answers: its keys and values in every layer. Not in `total`: adapters answer
+    when they are trained, and where memory then runs out half as many rows answer at once."""
 
     def total(self, capacity: Capacity) -> int:
         """Bytes with so many adapters and tokens at once."""
@@ -94,7 +97,15 @@ def footprint(
         adapter=factors * (4 * state + (0 if on_cpu else dtype.itemsize)),
         token=kept,
         recomputed=n_layers * config.hidden_size * dtype.itemsize + kept // n_layers,
+        position=2 * n_layers * _key_features(config) * dtype.itemsize,
     )
+
+
+def _key_features(config: PretrainedConfig) -> int:
+    """Features of one layer's keys, all heads together."""
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(width * (getattr(config, "num_key_value_heads", None) or heads))
 
 
 def free_bytes(device: torch.device) -> int:

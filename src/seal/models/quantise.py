@@ -1,6 +1,8 @@
 """The frozen base's linear layers in 8 bits (torchao) or 4 (bitsandbytes' nf4); adapters stay in fp32.
 
-Embeddings, norms and the head keep their type. Dettmers et al. (QLoRA, arXiv 2305.14314) train adapters so.
+Embeddings, norms and the head keep their type. torchao's 4 bits are not offered: as of 0.18 they need mslk's
+kernels, which are for GPUs, and have no form for CPUs. Dettmers et al. (QLoRA, arXiv 2305.14314) train
+adapters so.
 """
 
 from __future__ import annotations
