@@ -252,6 +252,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(capsys, "train", "--preset", "test", "--dry-run", "--max-iterations", "3")
     assert code == 0
+    assert "rounds       3 × 2 tasks × 2 self-edits × 1 training" in out
     settings = out.partition("# what would be done")[0]
     (tmp_path / "c.yaml").write_text(settings)
     assert SEALConfig.from_yaml(tmp_path / "c.yaml") == load_config(
@@ -265,6 +266,12 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(
     # rank 4 is stored as 8, on 2048 inputs and outputs, 16 bytes each: fp32 weights, gradient, two moments
     assert "8 adapters of 262 kB, passes of 512 tokens of" in out
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_dry_run_of_fewer_tasks_than_a_round_asks_for(capsys: Output) -> None:
+    code, out, _ = run(capsys, "train", "--preset", "test", "--dry-run", "--set", "tasks_per_iteration=9")
+    assert code == 0
+    assert "rounds       2 × 4 tasks × 2 self-edits × 1 training" in out
 
 
 def test_dry_run_without_the_model_still_counts(capsys: Output, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def describe(config: SEALConfig) -> str:
         work = measure_few_shot(config, train, val, model.tokenizer or _one_token_a_cell())
     else:
         work = measure(config, train, val, model.count, model.tokenizer)
-    rounds = f"{config.max_outer_iterations} × {counted(config.tasks_per_iteration, 'task')}"
+    tasks = min(config.tasks_per_iteration, len(train) or config.tasks_per_iteration)
+    rounds = f"{config.max_outer_iterations} × {counted(tasks, 'task')}"
     rounds += (
         f" × {counted(config.samples_per_iteration, 'self-edit')} × {counted(config.repeats, 'training')}"
     )
@@ -47,7 +48,7 @@ def describe(config: SEALConfig) -> str:
         f"rounds       {rounds}",
         f"self-edits   {work.edits:,}",
         f"adapters     {work.adapters:,}",
-        f"M-step       {_m_step(config)}",
+        f"M-step       {_m_step(config, tasks)}",
     ]
     if train:
         written, trained = f"{work.write_tokens:,} written", f"{work.train_tokens:,} trained on"
@@ -63,14 +64,14 @@ def describe(config: SEALConfig) -> str:
     return "\n".join(lines)
 
 
-def _m_step(config: SEALConfig) -> str:
+def _m_step(config: SEALConfig, tasks: int) -> str:
     """How many updates the policy gets in a round if all self-edits that can be kept are."""
     from seal.restem import FEW_UPDATES
     from seal.schedule import total_steps
 
     edits = config.samples_per_iteration
     kept = min(edits, config.keep_k) if config.keep == "best_of_k" else edits
-    updates = total_steps(config.tasks_per_iteration * kept, config.sft.training())
+    updates = total_steps(tasks * kept, config.sft.training())
     few = f"; below {FEW_UPDATES} a policy hardly moves: raise sft.steps" if updates < FEW_UPDATES else ""
     return f"at most {updates} updates a round{few}"
 
