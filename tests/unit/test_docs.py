@@ -47,6 +47,7 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert [t for t in targets if "://" not in t and not (path.parent / t).exists()] == []
     named = re.findall(r"`((?:src|docs|tests|experiments|general-knowledge)/[\w./-]+)`", text)
     assert [n for n in named if not (ROOT / n).exists()] == []
+    assert not re.search(r"install [^\n`]*[' ]seal\[", text)  # another project has that name on the index
 
 
 def test_what_it_takes_is_said_the_same_everywhere() -> None:
