@@ -30,7 +30,7 @@ test: $(READY) ## the fast tests, one of them on the real built-in model (four a
 test-slow: $(READY) ## the others: benchmarks, load, several processes (about ten minutes)
 	@$(PYTEST) -m slow
 
-test-faults: $(READY) ## faults injected, hostile input, every guard taken away once (an hour and a half)
+test-faults: $(READY) ## faults injected, hostile input, every guard taken away once (three hours on a free core)
 	@SEAL_FAULTS=1 $(BIN)/python -m pytest -q -n 0 -s --timeout 3600 tests/faults
 	@$(BIN)/python tests/faults/mutants.py
 

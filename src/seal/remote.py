@@ -205,7 +205,7 @@ class RemoteModel:
         """The completion in the body of a reply; what came back is paid, whatever it is."""
         try:
             reply = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._no_completion(_kind_of(body)) from None
         if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
             told = _told(reply)

@@ -57,9 +57,19 @@ def check_edit(completion: str, instruction: str, passage: str, title: str = "")
     units = list(_units(completion))
     asked = _pairs(_words(instruction.replace(passage.strip(), " ")))
     found = [*_loops(completion, units), *_echoes(completion, units, asked)]
-    rest = [(a, b) for a, b in units if not any(f.start <= a and b <= f.stop for f in found)]
-    found += _unsupported(completion, rest, f"{title}\n{passage}")
+    found += _unsupported(completion, _outside(units, found), f"{title}\n{passage}")
     return tuple(sorted(found, key=lambda f: (f.start, f.stop, f.kind)))
+
+
+def _outside(units: Sequence[Span], found: Sequence[EditFinding]) -> list[Span]:
+    """The units, in the order of the text, that are not within a finding."""
+    spans, rest, reach, n = sorted((f.start, f.stop) for f in found), [], 0, 0
+    for start, stop in units:
+        while n < len(spans) and spans[n][0] <= start:
+            reach, n = max(reach, spans[n][1]), n + 1
+        if stop > reach:
+            rest.append((start, stop))
+    return rest
 
 
 def without_loops(completion: str, findings: Sequence[EditFinding]) -> str:

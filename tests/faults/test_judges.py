@@ -37,7 +37,7 @@ EXCUSES = [
 ]  # fmt: skip
 BODIES = ["", "<html>yes</html>", "[]", "null", "7", '"yes"', "{}", '{"choices": []}', '{"choices": [{}]}',
           '{"choices": [{"message": null}]}', '{"error": "yes"}', '{"choices": [', "data: yes\n\n",
-          said(None), said(7), said(["yes"]), said({"text": "yes"})]  # fmt: skip
+          '{"a":' * 5000, said(None), said(7), said(["yes"]), said({"text": "yes"})]  # fmt: skip
 
 
 def hang(rng: random.Random) -> bytes:

@@ -76,6 +76,7 @@ NO_COMPLETION = {
     "a stream": ("text/event-stream", STREAM, "a stream"),
     "a stream as JSON": (JSON, STREAM, "a stream"),
     "cut": (JSON, '{"id": "x", "choices": [', "cut off"),
+    "deep": (JSON, '{"a":' * 5000, "cut off"),
     "empty": (JSON, "", "an empty reply"),
     "words": ("text/plain", "OK", "'OK'"),
     "null": (JSON, "null", "JSON of another kind"),
