@@ -353,7 +353,7 @@ def test_a_server_is_killed_under_its_driver(
         server.run(serve, tmp_path, stub=True, after=20.0)
     answers = {o.job_id: [a.text for a in o.adapted] for o in expected}
     assert [o for o in found if o.error is not None] == []
-    assert Counter(o.job_id for o in found) == Counter(answers), "each once"
+    assert Counter(o.job_id for o in found) == Counter(list(answers)), "each once"
     assert {o.job_id: [a.text for a in o.adapted] for o in found} == answers
     assert trained <= len(found) + 4 * kills, "at most what was in flight is trained again"
     told(killed=kills)
