@@ -1,8 +1,8 @@
 """Constrained writing: the policy only chooses, field by field, by its own log-likelihoods.
 
 Small models rarely write valid JSON. The text between the choices is given; each choice is drawn from the
-softmax of the log-likelihoods that the policy gives the alternatives. What is written this way is an ordinary
-completion: ReST-EM trains on its text.
+softmax of the log-likelihoods that the policy gives the alternatives. ReST-EM trains on the choices alone:
+the rest of the text would be most of the loss, and there is nothing to decide in it.
 """
 
 from __future__ import annotations
@@ -103,6 +103,17 @@ def write(
     return texts
 
 
+def choices_in(text: str, space: Space) -> tuple[tuple[int, int], ...]:
+    """Where a text of the space was chosen, as spans of characters; what has no alternative is left out."""
+    spans, at = [], 0
+    for slot in space.slots():
+        at += len(slot.before)
+        start, at = at, at + next(len(e) for e in map(slot.text, slot.choices) if text.startswith(e, at))
+        if len(slot.choices) > 1:
+            spans.append((start, at))
+    return tuple(spans)
+
+
 class ConstrainedWriter:
     """A `Generator` whose completions are always valid; of the sampling only temperature and `explore` count.
 
@@ -128,7 +139,10 @@ class ConstrainedWriter:
         drawn = (sampling.temperature, sampling.explore)
         texts = write(prompts, seeds, self.scorer(), self.space, *drawn, progress=progress)
         counts = [len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        return [Completion(text, count, "stop") for text, count in zip(texts, counts, strict=True)]
+        return [
+            Completion(text, count, "stop", choices_in(text, self.space))
+            for text, count in zip(texts, counts, strict=True)
+        ]
 
 
 def constrained(generator: Generator, tokenizer: PreTrainedTokenizerBase, space: Space) -> Generator:

@@ -83,10 +83,9 @@ class SEALFramework:
         self._note_data()
         arms = self.held_out.before(self.estep)
         updates = [self._round(iteration) for iteration in range(self.config.max_outer_iterations)]
+        arms += self.held_out.after(self.estep, arms)
         controls = Controls(self.folder, self.held_out, self.optimizer, self.config.seed, self._adopt)
         arms += controls.measure(updates, arms)
-        self._adopt(updates)
-        arms += self.held_out.after(self.estep, arms)
         self.estep.close()
         rates = tuple(self._success_rate(update.iteration) for update in updates)
         summary = Summary(tuple(arms), tuple(updates), rates, self.domain.asked, self._rule())

@@ -178,11 +178,18 @@ class PromptContract:
         return (self.turn_end or plain) if self.is_templated(prompt) else plain
 
     def pair(
-        self, prompt: str, completion: str, limit: int | None = None, *, truncated: bool = False
+        self,
+        prompt: str,
+        completion: str,
+        limit: int | None = None,
+        *,
+        truncated: bool = False,
+        choices: Sequence[tuple[int, int]] = (),
     ) -> TrainingSequence:
         """The M-step's sequence: the prompt, masked; the completion and its end, learned.
 
-        A completion that was truncated, or fills `limit` tokens, has no end to learn.
+        A completion that was truncated, or fills `limit` tokens, has no end to learn. With `choices` (spans
+        of its characters) only their tokens are learned.
         """
         start, learned = self.continued(prompt, completion)
         end = self.ending(prompt)
@@ -190,7 +197,11 @@ class PromptContract:
         if not truncated and learned[-1:] != end[-1:]:
             learned += end
         ids = start + learned
-        return TrainingSequence(ids, loss=((len(start), len(ids)),))
+        if not choices:
+            return TrainingSequence(ids, loss=((len(start), len(ids)),))
+        first = len(start) - self._first_token_after(prompt + completion, len(prompt))
+        found = [[self._first_token_after(prompt + completion, len(prompt) + c) for c in s] for s in choices]
+        return TrainingSequence(ids, tuple((first + a, first + b) for a, b in found if a < b))
 
     def sequence(self, text: str, masked: str = "", *, append_eos: bool = False) -> TrainingSequence:
         """A text to train on; its tokens up to and including the first `masked` carry no loss.

@@ -71,6 +71,9 @@ class Completion:
     text: str
     n_tokens: int
     finish: Literal["stop", "length"]
+    choices: Many[tuple[int, int]] = ()
+    """Where the model chose, as spans of characters, in a text that is given between the choices; empty: it
+    wrote all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ class SelfEdit:
     """Version of the policy that wrote it."""
     n_tokens: int = 0
     finish: Literal["stop", "length"] = "stop"
+    choices: Many[tuple[int, int]] = ()
+    """Spans of characters of the completion that the policy chose; empty: all of it."""
 
 
 @dataclass(frozen=True, slots=True)

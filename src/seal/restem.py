@@ -126,6 +126,7 @@ def completion_sequences(
 ) -> list[TrainingSequence]:
     """One row a pair: the prompt, masked; the completion without thoughts, and its end, learned.
 
+    Of a completion that was given but for some choices, these alone are learned.
     A completion that was cut short gets no end token, or the policy would learn to stop in mid-sentence. A
     prompt is complete text (chat template already applied); see `seal.prompt`.
 
@@ -139,11 +140,11 @@ def completion_sequences(
 def _completion_sequence(
     contract: PromptContract, pair: Pair, limit: int | None, number: int
 ) -> TrainingSequence:
-    prompt, completion, truncated = Pair(*pair)
-    completion = without_thoughts(completion)
+    prompt, completion, truncated, choices = Pair(*pair)
+    completion = completion if choices else without_thoughts(completion)
     if not completion.strip():
         raise DataError(f"completion {number} of the SFT data is empty", "drop it from the data")
-    row = contract.pair(prompt, completion, limit, truncated=truncated)
+    row = contract.pair(prompt, completion, limit, truncated=truncated, choices=choices)
     if limit is not None and len(row.ids) > limit:
         raise DataError(
             f"prompt and completion {number} have {len(row.ids)} tokens and the model's window is {limit}",

@@ -22,6 +22,8 @@ class Pair(NamedTuple):
     completion: str
     truncated: bool = False
     """Whether the completion was cut at a token limit: then it has no end to learn."""
+    choices: tuple[tuple[int, int], ...] = ()
+    """Spans of characters that the policy chose: all there is to learn of the completion; empty: all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def select(
 
 def pair_of(edit: SelfEdit) -> Pair:
     """What the policy learns from a kept self-edit."""
-    return Pair(edit.prompt, edit.completion, edit.finish == "length")
+    return Pair(edit.prompt, edit.completion, edit.finish == "length", edit.choices)
 
 
 def _decide_positive(edit: SelfEdit, reward: Reward, threshold: float) -> Decision:

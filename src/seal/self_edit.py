@@ -234,7 +234,13 @@ class SelfEditGenerator:
         if len(written) != len(asked):
             raise GenerationError(f"{len(asked)} prompts gave {len(written)} completions", "check the server")
         done = {
-            edit.id: replace(edit, completion=text.text, n_tokens=text.n_tokens, finish=text.finish)
+            edit.id: replace(
+                edit,
+                completion=text.text,
+                n_tokens=text.n_tokens,
+                finish=text.finish,
+                choices=text.choices,
+            )
             for edit, text in zip(asked, written, strict=True)
         }
         return [done.get(edit.id, edit) for edit in drafts]

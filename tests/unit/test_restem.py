@@ -110,6 +110,18 @@ def test_rows_mask_the_prompt_and_end_with_the_end_token() -> None:
     assert again == row
 
 
+@pytest.mark.parametrize("name", ["tiny-random-qwen2", "tiny-random-gemma2"])
+def test_of_a_constrained_completion_only_the_choices_are_learned(name: str) -> None:
+    """What lies between them was given, and so was the end."""
+    tokenizer = build(name)[1]
+    text = '{"a": true, "b": 0.1}'
+    choices = tuple((text.index(word), text.index(word) + len(word)) for word in (" true,", " 0.1}"))
+    (row,) = completion_sequences(tokenizer, [Pair("Say:\n", text, False, choices)])
+    (whole,) = completion_sequences(tokenizer, [("Say:\n", text)])
+    assert row.ids == whole.ids
+    assert bytes(row.ids[i] for i in row.labelled()) == b" true, 0.1}"
+
+
 def test_a_completion_that_fills_the_window_has_no_end_to_learn() -> None:
     tokenizer = build("tiny-random-llama")[1]
     (row,) = completion_sequences(tokenizer, [("Say:", "yes")], limit=7)

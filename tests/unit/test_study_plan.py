@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from seal.constrained import write
+from seal.constrained import ConstrainedWriter, choices_in, draw, write
 from seal.data.invented import tasks
 from seal.domains.base import InvalidEdit
 from seal.domains.knowledge import KnowledgeIncorporation
@@ -125,6 +125,17 @@ def test_exploring_draws_a_share_of_the_plans_evenly() -> None:
     assert drawn(0.0)["gaps"] == 0
     assert drawn(0.5)["gaps"] / 4000 == pytest.approx(0.1, abs=0.02)
     assert all(count / 4000 == pytest.approx(0.2, abs=0.02) for count in drawn(1.0).values())
+
+
+def test_choices_are_found_in_what_was_written(tiny: Callable[..., Any]) -> None:
+    space = PlanSpace(materials=("passage", "gaps"), learning_rates=(0.001,))
+    text = draw(space, 0)
+    chosen = [text[start:stop] for start, stop in choices_in(text, space)]
+    plan = parse_plan(text)
+    assert chosen == [f' "{plan.material}",', f' "{plan.form}",'], "there is but one rate"
+    writer = ConstrainedWriter(lambda: lambda p, c: [0.0] * len(p), tiny("llama").tokenizer, space)
+    for done in writer.generate(["p"] * 3, Sampling(), [1, 2, 3]):
+        assert done.choices == choices_in(done.text, space) != ()
 
 
 def test_references_of_an_invented_world() -> None:
