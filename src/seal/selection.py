@@ -23,7 +23,7 @@ class Pair(NamedTuple):
     truncated: bool = False
     """Whether the completion was cut at a token limit: then it has no end to learn."""
     choices: tuple[tuple[int, int], ...] = ()
-    """Spans of characters that the policy chose: all there is to learn of the completion; empty: all of it."""
+    """Spans of characters that the policy chose, which are all there is to learn; empty: the whole text."""
 
 
 @dataclass(frozen=True, slots=True)
