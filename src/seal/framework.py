@@ -21,6 +21,7 @@ from seal.controls import Controls
 from seal.data.load_report import note_loaded
 from seal.errors import RunError
 from seal.evaluation import HeldOut, Summary
+from seal.launch import Together
 from seal.models.checkpoint import verify_checkpoint
 from seal.models.load import load_model, require_model
 from seal.records import EditResult, Plan, PolicyUpdate, SelfEdit
@@ -69,7 +70,10 @@ class SEALFramework:
         setup.check_tasks(self.domain, [*self.tasks.values(), *val_tasks], base)
         self.base_version = base.version
         self.reward_model = setup.reward_model(config, self.domain)
-        self.optimizer = ReSTEMOptimizer(config.sft.training(), adapters=config.generation.follows)
+        sft = config.sft
+        together = Together(sft.processes, sft.shard)
+        follows = config.generation.follows
+        self.optimizer = ReSTEMOptimizer(sft.training(), together=together, adapters=follows)
         self.held_out = HeldOut(
             self.domain, val_tasks, evaluation.arms, evaluation.samples, config.seed, evaluation.in_context
         )

@@ -16,11 +16,14 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seal.errors import ConfigError, DataError, ModelError
 from seal.extras import install
+from seal.launch import ALONE, Together
+from seal.launch.sft import train_together
 from seal.models import sharding
 from seal.models.checkpoint import save_checkpoint
 from seal.models.lora import Factors, LoRAWrapper
@@ -70,15 +73,21 @@ class ReSTEMOptimizer:
     Args:
         sft: training config; `batch_size` × `accumulation` self-edits make one update of the weights.
         micro_batch: self-edits in one forward pass of one process; changes memory, not the result.
+        together: in how many processes of this machine, and how they share the base.
         adapters: whether all changes since the first policy are also saved as a LoRA adapter, beside each
             checkpoint (see `seal.models.stacked`).
     """
 
     def __init__(
-        self, sft: TrainingConfig = PAPER_SFT, *, micro_batch: int = 1, adapters: bool = False
+        self,
+        sft: TrainingConfig = PAPER_SFT,
+        *,
+        micro_batch: int = 1,
+        together: Together = ALONE,
+        adapters: bool = False,
     ) -> None:
         self.sft = sft
-        self.micro_batch, self.adapters = micro_batch, adapters
+        self.micro_batch, self.together, self.adapters = micro_batch, together, adapters
 
     def update(
         self,
@@ -96,15 +105,14 @@ class ReSTEMOptimizer:
 
         Raises:
             DataError: a pair does not fit into the model's window, or has no text to learn.
-            ModelError: the loss is not finite, or the checkpoint cannot be written.
+            ModelError: the loss is not finite, the checkpoint cannot be written, or one of several processes
+            failed.
         """
         if not pairs:
             why = "no self-edit was kept, so the policy stays as it is"
             return UpdateResult(loaded.version, "", (), 0, False, why)
         rows = completion_sequences(loaded.tokenizer, pairs, window(loaded.model))
-        factors, losses = train_on_sequences(
-            loaded, rows, self.sft, seed, micro_batch=self.micro_batch, progress=progress
-        )
+        factors, losses = self._fit(loaded, rows, seed, progress)
         if self.adapters:
             before = adapter_of(loaded.source)
             scale = self.sft.alpha / self.sft.rank
@@ -112,6 +120,14 @@ class ReSTEMOptimizer:
             save_stacked(loaded.model, factors, scale, adapter_of(out_folder), known)
         version = save_merged(loaded, factors, self.sft, out_folder)
         return UpdateResult(version, str(out_folder), tuple(losses), len(rows), True)
+
+    def _fit(
+        self, loaded: LoadedModel, rows: Sequence[TrainingSequence], seed: int, progress: Progress | None
+    ) -> tuple[Factors, list[float]]:
+        train: Callable[..., tuple[Factors, list[float]]] = train_on_sequences
+        if not self.together.alone:
+            train = partial(train_together, together=self.together)
+        return train(loaded, rows, self.sft, seed, micro_batch=self.micro_batch, progress=progress)
 
 
 def save_merged(loaded: LoadedModel, factors: Factors, sft: TrainingConfig, folder: str | Path) -> str:

@@ -295,10 +295,24 @@ class SFTConfig(Section):
     weight_decay: tc.WeightDecay = tc.PAPER_SFT.weight_decay
     max_grad_norm: tc.MaxGradNorm = tc.PAPER_SFT.max_grad_norm
     targets: tc.Targets = tc.PAPER_SFT.targets
+    processes: Natural = 1
+    """Processes (GPUs) of this machine that train together; `batch_size` is over all of them."""
+    shard: Annotated[Literal["off", "fsdp2", "zero3"], BeforeValidator(_off)] = "off"
+    """How they share the policy's weights: PyTorch's FSDP2, DeepSpeed's ZeRO-3; off: each has all."""
+
+    @model_validator(mode="after")
+    def _batches_are_shared(self) -> SFTConfig:
+        if self.batch_size % self.processes:
+            raise ValueError(f"batch_size {self.batch_size} cannot be shared by {self.processes} processes")
+        return self
 
     def training(self) -> TrainingConfig:
-        """The same as a record."""
-        return TrainingConfig(**self.model_dump())
+        """The part that is a training config."""
+        return TrainingConfig(**self.model_dump(include=set(SFT_FIELDS)))
+
+
+SFT_FIELDS = tuple(f.name for f in fields(TrainingConfig) if f.name in SFTConfig.model_fields)
+"""Those settings of the M-step that are a training config's."""
 
 
 class EvaluationConfig(Section):

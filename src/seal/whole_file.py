@@ -67,9 +67,10 @@ def own_folder(parent: Path, prefix: str, *, sweep: str = "") -> Iterator[Path]:
     _take_away(parent.glob(sweep or f"{glob.escape(prefix)}????????"), _remove_folder)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        handle = os.open(folder, os.O_RDONLY)
-        if _owned(handle, folder):
-            break
+        with suppress(FileNotFoundError):  # taken for a dead process's already
+            handle = os.open(folder, os.O_RDONLY)
+            if _owned(handle, folder):
+                break
     try:
         yield folder
     finally:

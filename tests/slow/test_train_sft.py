@@ -7,18 +7,23 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from seal.cli import main
+from seal.errors import ModelError
+from seal.launch import Shard, Together
+from seal.models.adapter_reader import read_adapter
 from seal.models.load import load_model
+from seal.models.stacked import adapter_of
 from seal.recipes.train_sft import SFTJob, read_pairs
 from seal.records import TrainingConfig
 from seal.restem import ReSTEMOptimizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = ["--rank", "4", "--alpha", "8", "--batch-size", "4", "--epochs", "3", "--learning-rate", "1e-2"]
 
@@ -34,7 +39,7 @@ def data(tmp_path: Path) -> Path:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     return subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=240, env=environment
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=1200, env=environment
     )
 
 
@@ -76,6 +81,38 @@ def test_two_processes_give_what_one_gives(data: Path, tmp_path: Path, more: lis
     apart = sum((alone[name] - together[name]).norm() for name in start)
     assert moved > 1
     assert apart < (1e-5 if more else 1e-3) * moved
+
+
+@pytest.mark.parametrize("shard", ["off", "fsdp2"])
+def test_the_frameworks_m_step_in_two_processes_is_the_one_of_one(
+    shard: Shard, data: Path, tmp_path: Path
+) -> None:
+    """Checkpoint and stacked adapter too; the policy that the driver holds stays as it was."""
+    training = TrainingConfig(rank=4, alpha=8.0, batch_size=4, epochs=3, learning_rate=1e-2)
+    policy, pairs, steps = load_model("tiny-random-llama", "cpu"), read_pairs(data), []
+    start = {name: w.clone() for name, w in policy.model.state_dict().items()}
+    one = ReSTEMOptimizer(training, adapters=True).update(policy, pairs, tmp_path / "one", seed=3)
+    two = ReSTEMOptimizer(training, together=Together(2, shard), adapters=True).update(
+        policy, pairs, tmp_path / "two", seed=3, progress=lambda *at: steps.append(at)
+    )
+    assert two.losses == pytest.approx(one.losses, abs=1e-5)
+    assert steps[-1] == (3, 3)
+    assert all(torch.equal(w, start[name]) for name, w in policy.model.state_dict().items())
+    alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
+    moved = sum((alone[name] - start[name]).norm() for name in start)
+    apart = sum((alone[name] - together[name]).norm() for name in start)
+    assert moved > 1
+    assert apart < (1e-5 if shard == "fsdp2" else 1e-3) * moved
+    assert read_adapter(adapter_of(tmp_path / "two")).rank == 4
+
+
+def test_processes_that_fail_say_why_once(data: Path, tmp_path: Path) -> None:
+    policy = load_model("tiny-random-llama", "cpu")
+    training = TrainingConfig(rank=4, batch_size=4, learning_rate=1e-2)
+    gone = replace(policy, source=str(tmp_path / "gone"))
+    with pytest.raises(ModelError, match=r"there is no model folder .*gone.*training in 2 processes failed"):
+        ReSTEMOptimizer(training, together=Together(2)).update(gone, read_pairs(data), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_every_field_of_a_job_is_an_option_with_the_same_default() -> None:

@@ -33,7 +33,7 @@ ASKED_BEFORE = {
     "taught/serving/run.py": "cli/serve_model.py",
     "models/openai_generator.py": "remote.py",
     "grading.py": "remote.py",
-    "models/lora.py": "recipes/train_sft.py",
+    "models/lora.py": "launch/__init__.py",
     **{f"cluster/{name}.py": "cluster/session.py" for name in ("actors", "census", "shipment", "slot")},
 }
 

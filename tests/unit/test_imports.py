@@ -56,7 +56,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"batches", "graded", "serve"}),
     frozenset({"workers", "pool", "cluster", "engine"}),
     frozenset({"reward"}),
-    frozenset({"selection", "restem", "evaluator", "estep", "controls", "evaluation", "setup", "writers"}),
+    frozenset({"selection", "restem", "launch", "evaluator", "estep", "controls", "evaluation"})
+    | frozenset({"setup", "writers"}),
     frozenset({"framework"}),
     frozenset({"report"}),
     frozenset({"recipes", "taught"}),

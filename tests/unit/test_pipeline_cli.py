@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seal.cli import main
-from seal.recipes.train_sft import CONFIGS
+from seal.launch import CONFIGS
 
 TINY = ["--local", "tiny-random-llama", "--dtype", "float32", "--device", "cpu"]
 SMALL = ["--lora-rank", "2", "--epochs", "1"]

@@ -19,7 +19,7 @@ from seal.errors import SealError
 from seal.records import AdaptJob, TrainingConfig
 from seal.serve import jobs
 from seal.serve.messages import OFFICIAL_NAMES, Limits, TTTRequest, understand
-from seal.settings import SFTConfig
+from seal.settings import SFT_FIELDS, SFTConfig
 from seal.training_config import PAPER_SFT, checked
 
 SETTINGS = {
@@ -73,7 +73,7 @@ def _in_sft_settings(field: str, value: Any) -> TrainingConfig:
 
 def _as_an_option(field: str, value: Any) -> TrainingConfig:
     seen: list[TrainingConfig] = []
-    flags = _options.Flags({name: name for name in SFTConfig.model_fields})
+    flags = _options.Flags({name: name for name in SFT_FIELDS})
 
     app = typer.Typer(add_completion=False)
     app.command()(_verb(flags, seen))
@@ -109,8 +109,8 @@ def _in_a_job_on_the_wire(field: str, value: Any) -> TrainingConfig:
 
 BORDERS = {
     "settings": (_in_settings, set(asdict(TrainingConfig())) - {"shuffle"}),
-    "sft settings": (_in_sft_settings, set(SFTConfig.model_fields)),
-    "options": (_as_an_option, set(SFTConfig.model_fields)),
+    "sft settings": (_in_sft_settings, set(SFT_FIELDS)),
+    "options": (_as_an_option, set(SFT_FIELDS)),
     "official request": (_in_the_official_request, set(OFFICIAL_NAMES)),
     "job": (_in_a_job_on_the_wire, set(asdict(TrainingConfig()))),
     "record": (lambda field, value: checked({field: value}), set(asdict(TrainingConfig()))),

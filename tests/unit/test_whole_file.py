@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,25 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "weights").write_text("new")
     assert (tmp_path / "model" / "weights").read_text() == "old"
     assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_that_another_process_took_for_a_dead_ones_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock it looks like one that a killed process left."""
+    made: list[str] = []
+    make = tempfile.mkdtemp
+
+    def taken_at_first(**where: Any) -> str:
+        made.append(make(**where))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken_at_first)
+    with own_folder(tmp_path, "x-") as folder:
+        assert str(folder) == made[1]
+        assert folder.is_dir()
 
 
 def test_a_link_is_no_leftover(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typer import Argument, Option
 
 from seal.cli import _options
 from seal.errors import ConfigError
-from seal.settings import SFTConfig
+from seal.settings import SFT_FIELDS
 from seal.training_config import PAPER_SFT, TrainingConfig
 
-_FLAGS = _options.Flags({name: name for name in SFTConfig.model_fields})
+_FLAGS = _options.Flags({name: name for name in SFT_FIELDS})
 
 
 @_options.grouped
@@ -34,6 +34,7 @@ def train_sft(
     ] = False,
 ) -> None:
     """LoRA fine-tuning on the completions, prompts masked; the defaults are the paper's RL round."""
+    from seal.launch import Together, rank
     from seal.recipes import train_sft as recipe
 
     if not training.epochs:
@@ -43,10 +44,10 @@ def train_sft(
     if zero3 and fsdp2:
         raise ConfigError("--zero3 and --fsdp2 do the same", "choose one")
     if processes > 1 or zero3 or fsdp2:
-        recipe.launch(job, processes, "zero3" if zero3 else "fsdp2" if fsdp2 else "")
+        recipe.launch_sft(job, Together(processes, "zero3" if zero3 else "fsdp2" if fsdp2 else "off"))
         return
     result = recipe.train_sft(job, recipe.print_progress)
-    if recipe.rank() == 0:
+    if rank() == 0:
         first, last = result.losses[0], result.losses[-1]
         print(f"{result.n} pairs, loss {first:.3f} nats a token at the first step, {last:.3f} at the last")
         print(result.folder)

@@ -5,24 +5,23 @@ process, or in every process that `accelerate launch` or `torchrun` starts:
 
     accelerate launch --num_processes 2 -m seal train-sft sft.jsonl --model M --output-dir OUT
 
-With FSDP2 (`fsdp2.yaml`) or DeepSpeed ZeRO-3 (`zero3.yaml`) the base is cut up over the processes; the
-adapter is gathered and merged into a fresh copy of the base in the first one.
+With FSDP2 (`seal/launch/fsdp2.yaml`) or DeepSpeed ZeRO-3 (`zero3.yaml`) the base is cut up over the
+processes; the adapter is gathered and merged into a fresh copy of the base in the first one.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from seal import launch
 from seal.data.files import check_text, parse_lines, read_text
-from seal.errors import ConfigError, DataError, ModelError
-from seal.extras import need
+from seal.errors import ConfigError, DataError
+from seal.launch import Together
 from seal.models.checkpoint import TRAINING
 from seal.models.sharding import is_cut_up
 from seal.models.window import window
@@ -35,15 +34,11 @@ from seal.restem import (
     train_on_sequences,
 )
 from seal.selection import Pair
-from seal.settings import SFTConfig
-from seal.supervisor import free_port
+from seal.settings import SFT_FIELDS
 from seal.training_config import PAPER_SFT, TrainingConfig
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
-
-CONFIGS = {name: Path(__file__).with_name(f"{name}.yaml") for name in ("fsdp2", "zero3")}
-"""Configs of `accelerate launch` that cut the base up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +62,7 @@ class SFTJob:
     def arguments(self) -> list[str]:
         """The job as arguments of `seal train-sft`."""
         training = asdict(self.training) | {"targets": ",".join(self.training.targets)}
-        values = {name: training[name] for name in SFTConfig.model_fields}
+        values = {name: training[name] for name in SFT_FIELDS}
         values |= {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "training")}
         pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items())
         return [self.data, *(word for pair in pairs for word in pair)]
@@ -84,14 +79,14 @@ def train_sft(job: SFTJob, progress: Progress | None = None) -> UpdateResult:
     pairs = read_pairs(job.data)
     _require_new(Path(job.output_dir))
     loaded = _load(job)
-    if _world() == 1:
+    if launch.world() == 1:
         optimizer = ReSTEMOptimizer(job.training, micro_batch=job.micro_batch)
         result, cut_up = optimizer.update(loaded, pairs, job.output_dir, job.seed, progress=progress), False
     else:
         result, cut_up = _train_together(job, loaded, pairs, progress)
-    if rank() == 0:
+    if launch.rank() == 0:
         told = {**asdict(job), "n": result.n, "base": loaded.version, "version": result.version}
-        told |= {"processes": _world(), "sharded": cut_up, "losses": result.losses}
+        told |= {"processes": launch.world(), "sharded": cut_up, "losses": result.losses}
         text = json.dumps(told, indent=2)
         (Path(job.output_dir) / TRAINING).write_text(text + "\n", "utf-8")
     return result
@@ -114,7 +109,7 @@ def _train_together(
         loaded, rows, training, job.seed, micro_batch=job.micro_batch, progress=progress
     )
     version, cut_up = "", is_cut_up(loaded.model)
-    if rank() == 0:
+    if launch.rank() == 0:
         # A fresh copy on the CPU: the one that trained may have been cut up.
         whole = load_model(job.model, "cpu", str(loaded.model.dtype).removeprefix("torch."))
         version = save_merged(whole, factors, training, job.output_dir)
@@ -122,44 +117,16 @@ def _train_together(
     return UpdateResult(version, job.output_dir, tuple(losses), len(rows), True), cut_up
 
 
-def launch(job: SFTJob, processes: int, shard: Literal["", "fsdp2", "zero3"] = "") -> None:
-    """Train in `processes` processes of this machine, started by accelerate (torchrun without a GPU).
-
-    Args:
-        shard: how the base is cut up; empty: each process has all of it.
+def launch_sft(job: SFTJob, together: Together) -> None:
+    """Run `train_sft` in several processes of this machine.
 
     Raises:
-        ModelError: ZeRO-3 is asked for without a GPU, or a process failed.
-        MissingExtra: DeepSpeed is asked for and not installed.
+        DataError, ConfigError: what can be said at once.
+        ModelError, MissingExtra: see `seal.launch.run`.
     """
-    on_cpu = job.device == "cpu" or not _has_gpu()
-    if shard == "zero3" and on_cpu:
-        raise ModelError(
-            "ZeRO-3 cuts the base up over GPUs, and there is none",
-            "use --fsdp2, or leave --zero3 out (in the scripts: SEAL_SFT_ZERO3=0)",
-        )
-    if shard == "zero3":
-        need("deepspeed", "ZeRO-3")
     read_pairs(job.data)  # what can be said at once is not said by every process
     _require_new(Path(job.output_dir))
-    environment = dict(os.environ)
-    configured = ["--config_file", str(CONFIGS[shard])] if shard else ["--num_machines", "1", "--multi_gpu"]
-    starter = ["accelerate.commands.launch", "--num_processes", str(processes), *configured]
-    if on_cpu:
-        environment |= {"ACCELERATE_USE_CPU": "true"}
-        environment.setdefault("OMP_NUM_THREADS", "1")
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        starter += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
-    if on_cpu and not shard:
-        # accelerate's own --cpu starts a single process
-        starter = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
-        starter += ["--master-port", str(free_port())]
-    command = [sys.executable, "-m", *starter, "-m", "seal", "train-sft", *job.arguments()]
-    done = subprocess.run(command, env=environment, check=False)
-    if done.returncode != 0:
-        raise ModelError(
-            f"training in {processes} processes failed (exit {done.returncode})", "see its messages above"
-        )
+    launch.run(together, ["seal", "train-sft", *job.arguments()], cpu=job.device == "cpu")
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
@@ -184,32 +151,14 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
 def print_progress(step: int, steps: int) -> None:
     """A line on stderr about every tenth of the way."""
-    if rank() == 0 and (step == steps or step % max(1, steps // 10) == 0):
+    if launch.rank() == 0 and (step == steps or step % max(1, steps // 10) == 0):
         print(f"step {step} of {steps}", file=sys.stderr, flush=True)
 
 
 def _load(job: SFTJob) -> LoadedModel:
     from seal.models.load import load_model
 
-    device = job.device
-    if _world() > 1 and device in ("auto", "cuda"):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if _has_gpu() else "cpu"
-    return load_model(job.model, device, job.dtype)
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true"
-
-
-def _world() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """Which of the processes that train together this is, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return load_model(job.model, launch.own_device(job.device), job.dtype)
 
 
 def _require_new(folder: Path) -> None:
