@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from seal.records import Completion, Sampling
 from seal.seeds import derive
@@ -53,6 +53,24 @@ def literals(values: Sequence[object]) -> tuple[str, ...]:
 def spell(slots: Sequence[Choice], choices: Sequence[str]) -> str:
     """The text with one alternative for every slot."""
     return "".join(slot.before + slot.text(choice) for slot, choice in zip(slots, choices, strict=True))
+
+
+def schema(space: Space) -> dict[str, Any]:
+    """JSON schema of what the space spells, for servers that hold a model to one.
+
+    Every mapping has exactly its keys, in any order that the server likes.
+    """
+    slots = space.slots()
+    marks = [f"\0{index}" for index in range(len(slots))]
+    return _schema(json.loads(spell(slots, literals(marks))), dict(zip(marks, slots, strict=True)))
+
+
+def _schema(value: Any, slots: Mapping[str, Choice]) -> dict[str, Any]:
+    if isinstance(value, dict):
+        parts = {name: _schema(part, slots) for name, part in value.items()}
+        names = list(parts)
+        return {"type": "object", "properties": parts, "required": names, "additionalProperties": False}
+    return {"enum": [json.loads(choice) for choice in slots[value].choices]}
 
 
 def draw(space: Space, seed: int, name: str = "recipe") -> str:
@@ -146,9 +164,12 @@ class ConstrainedWriter:
 
 
 def constrained(generator: Generator, tokenizer: PreTrainedTokenizerBase, space: Space) -> Generator:
-    """A writer of `space` over `generator`, if that can score texts; else (a server) `generator` itself."""
-    scorer = getattr(generator, "scorer", None)
-    return generator if scorer is None else ConstrainedWriter(scorer, tokenizer, space)
+    """A writer of `space` over `generator`: by scores where it gives them; a server is asked to keep to its
+    JSON schema; else `generator` itself."""
+    if (scorer := getattr(generator, "scorer", None)) is not None:
+        return ConstrainedWriter(scorer, tokenizer, space)
+    shaped: Callable[[dict[str, Any]], Generator] | None = getattr(generator, "shaped", None)
+    return generator if shaped is None else shaped(schema(space))
 
 
 def _pick(log_likelihoods: Sequence[float], temperature: float, seed: int) -> int:

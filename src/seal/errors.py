@@ -6,6 +6,7 @@ SealError
 ├── DataError          a data set or a task cannot be used as given
 ├── ModelError         a model or a checkpoint cannot be loaded or does not fit
 ├── GenerationError    the policy (or a remote server) could not write a completion
+│   └── BudgetSpent    what servers may cost is used up; never counted as an answer's or an item's fault
 ├── AdaptError         one adaptation job failed (too long, not finite, out of memory)
 ├── GradingError       the grader could not give a verdict; never counted as "wrong"
 ├── RunError           a run folder or its journal cannot be used
@@ -65,6 +66,10 @@ class GenerationError(SealError):
     """The policy, or a remote server, could not write a completion."""
 
     border = "generation"
+
+
+class BudgetSpent(GenerationError):
+    """The run's budget for servers is used up."""
 
 
 class AdaptError(SealError):

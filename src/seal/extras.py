@@ -22,6 +22,7 @@ DISTRIBUTION = "seal-lm"
 MODULES = {
     "openai": "remote",
     "tenacity": "remote",
+    "dotenv": "remote",
     "zmq": "serving",
     "starlette": "serving",
     "uvicorn": "serving",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from seal.errors import SealError
+from seal.errors import BudgetSpent, SealError
 from seal.grading import Grader
 from seal.inner.base_answers import BaseAnswers
 from seal.protocols import FollowUp, InnerLoop
@@ -85,6 +85,8 @@ class Graded:
             return []
         try:
             return [(grade.verdict, grade.note) for grade in self.grader.grade(items)]
+        except BudgetSpent:
+            raise
         except SealError as error:
             if len(items) == 1:
                 return [(Verdict.ERROR, str(error))]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from seal.errors import ConfigError, DataError, GenerationError
+from seal.errors import BudgetSpent, ConfigError, DataError, GenerationError
 from seal.extras import need
 from seal.lexical import is_correct
 from seal.plugins import build, is_import_path, load_kind
@@ -127,7 +127,11 @@ class JudgeGrader:
         self._backoff, self._max_tokens = backoff, max_tokens
 
     def grade(self, items: Sequence[tuple[Question, str]]) -> list[Grade]:
-        """One grade for every item, asked concurrently; an empty answer is wrong without asking."""
+        """One grade for every item, asked concurrently; an empty answer is wrong without asking.
+
+        Raises:
+            BudgetSpent: the purse is empty.
+        """
         down = threading.Event()
         for question, _ in items:
             _gold(question)
@@ -152,6 +156,8 @@ class JudgeGrader:
             return tries(self._ask, _fill(self._prompt, question, answer))
         except _Unparsable as error:
             return Grade(Verdict.ERROR, f"{self._remote.where}: {error}")
+        except BudgetSpent:
+            raise
         except GenerationError as error:  # no completion came back
             return Grade(Verdict.ERROR, str(error))
         except openai.APIError as error:

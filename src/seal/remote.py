@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 
 from seal.errors import ConfigError, GenerationError
 from seal.extras import need
+from seal.keys import key
 from seal.spending import Price, Purse, tokens
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ _OPTIONAL = {
     "temperature": "the server samples at a temperature of its own",
     "top_p": "the server samples from all tokens",
     "seed": "a repetition of this run may differ",
+    "response_format": "what it writes may have another form",
 }
 #: Room for the thoughts of models that count them (they are the ones that refuse `max_tokens`), in tokens.
 _THINKING_ROOM = 4096
@@ -63,7 +64,7 @@ class Reply:
 class RemoteModel:
     """A model behind an OpenAI-compatible address. Several threads may use it.
 
-    The key is read from an environment variable and appears in no message.
+    The key is read from an environment variable or `.env` and appears in no message.
 
     Args:
         model: the server's name for the model.
@@ -92,11 +93,7 @@ class RemoteModel:
         parts = urlsplit(base_url)
         if base_url and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ConfigError(f"{parts.scheme or 'the'} address is not http(s)", "write http://host:port/v1")
-        self._key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
-        if api_key_env and not self._key:
-            raise ConfigError(
-                f"the environment variable {api_key_env} is not set", "export it with the API key"
-            )
+        self._key = key(api_key_env)
         need("openai", "asking a model behind an API")
         self.model = model
         self.where = f"{what}{model} at {parts.netloc.rpartition('@')[2] or 'api.openai.com'}"
@@ -270,8 +267,8 @@ def _bounded(stream: Any, error: GenerationError) -> Any:
     return Bounded()
 
 
-#: Parameters that OpenAI's own client does not know.
-_EXTRA = ("add_special_tokens", "chat_template_kwargs")
+#: Parameters that OpenAI's own client does not know, or not for completions.
+_EXTRA = ("add_special_tokens", "chat_template_kwargs", "response_format")
 
 
 def _field(value: Any, *names: str) -> Any:

@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seal.errors import GenerationError, RunError
+from seal.errors import BudgetSpent, RunError
 from seal.whole_file import write_whole
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,12 @@ class Purse:
         self._file = file
 
     def check(self) -> None:
-        """Raise `GenerationError` when the budget is spent."""
+        """Raise `BudgetSpent` when the budget is spent."""
         total = self.total()
         if self.max_cost is not None and total.cost >= self.max_cost:
-            raise GenerationError(f"the budget of {self.max_cost:g} is spent: {total}", _fix("cost"))
+            raise BudgetSpent(f"the budget of {self.max_cost:g} is spent: {total}", _fix("cost"))
         if self.max_tokens is not None and total.read + total.written >= self.max_tokens:
-            raise GenerationError(f"the budget of {self.max_tokens} tokens is spent: {total}", _fix("tokens"))
+            raise BudgetSpent(f"the budget of {self.max_tokens} tokens is spent: {total}", _fix("tokens"))
 
     def pay(self, where: str, price: Price, read: int, written: int) -> None:
         """Enter one request."""
@@ -118,7 +118,7 @@ class Purse:
     def _within(self) -> bool:
         try:
             self.check()
-        except GenerationError:
+        except BudgetSpent:
             return False
         return True
 

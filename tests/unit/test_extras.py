@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import logging
 import re
@@ -107,6 +108,14 @@ def judge(folder: Path) -> object:
     return JudgeGrader(model="m", base_url="http://127.0.0.1:9/v1", api_key_env="")
 
 
+def key_in_a_file(folder: Path) -> object:
+    from seal import keys
+
+    (folder / ".env").write_text("SOME_KEY=x\n")
+    with contextlib.chdir(folder):
+        return keys.key("SOME_KEY")
+
+
 def find_server(folder: Path) -> object:
     from seal.serve.link import Link
 
@@ -141,6 +150,7 @@ def quantised(kind: str) -> Callable[[Path], object]:
 ENTRIES: dict[str, Callable[[Path], object]] = {
     "openai": judge,
     "tenacity": judge,
+    "dotenv": key_in_a_file,
     "zmq": find_server,
     "starlette": command("serve-model", "nowhere"),
     "uvicorn": command("serve-model", "nowhere"),

@@ -45,6 +45,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "wording",
             "spending",
             "supervisor",
+            "keys",
         }
     ),
     frozenset({"settings"}),

@@ -265,7 +265,7 @@ def test_a_full_queue_refuses(model: TaughtModel) -> None:
     [
         (["--host", "0.0.0.0"], "lets others in without a key"),
         (["--host", "example.org"], "Give an IP address"),
-        (["--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is empty"),
+        (["--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is not set"),
         ([], "is no taught model"),
     ],
 )

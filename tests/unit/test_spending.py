@@ -13,10 +13,10 @@ import pytest
 
 from loopback_http import JSON, answering
 from seal.cli import main
-from seal.errors import GenerationError, RunError
+from seal.errors import BudgetSpent, GenerationError, RunError
 from seal.grading import JudgeGrader
 from seal.models.openai_generator import OpenAIGenerator
-from seal.records import Question, Sampling, Verdict
+from seal.records import Question, Sampling
 from seal.spending import Price, Purse, Spent
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=8)
@@ -71,9 +71,9 @@ def test_a_budget_ends_what_is_asked_and_requests_under_way_are_all_that_goes_ov
     ):
         writer.generate(["a"] * 50, SAMPLING, list(range(50)))
     assert 7 <= server.requests <= 8
-    (grade,) = JudgeGrader(server.url, "j", purse=purse).grade([(Question("Who?", "Ada"), "Ada")])
-    assert grade.verdict is Verdict.ERROR, "an empty purse is no wrong answer"
-    assert "budget of 100 tokens" in grade.note
+    judge = JudgeGrader(server.url, "j", purse=purse)
+    with pytest.raises(BudgetSpent, match="budget of 100 tokens"):
+        judge.grade([(Question("Who?", "Ada"), "Ada")])
 
 
 def test_what_a_server_does_not_count_is_estimated(server: Server) -> None:
@@ -137,3 +137,58 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(
     (only,) = spent.values()
     assert only["requests"] == server.requests, "all tries together"
     assert only["cost"] == pytest.approx(server.requests * 15 * 1000 / 1e6)
+
+
+@pytest.fixture
+def passages(tmp_path: Path) -> Path:
+    """Two passages with a question each, and a completion each for `seal query`."""
+    records = [
+        {"title": n, "context": f"{n} has forty lamps.", "completions": [f"{n} is lit by forty lamps."],
+         "questions": [{"question": "How many?", "answer": "forty"}]}
+        for n in ("Vell", "Osk")
+    ]  # fmt: skip
+    (tmp_path / "p.json").write_text(json.dumps(records))
+    return tmp_path / "p.json"
+
+
+def test_a_query_ends_at_its_judges_budget_and_goes_on_by_itself_or_by_resume(
+    server: Server, passages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No answer is taken for one that could not be judged: the verdicts come when there is money again."""
+    out = passages.with_name("out.json")
+    judge = ["--grader", "judge", "--judge-url", server.url, "--judge-model", "j", "--price", "1000,1000"]
+    tiny = ["--local", "tiny-random-llama", "--device", "cpu", "--lora-rank", "2", "--epochs", "1"]
+    asked = ["query", "--data", str(passages), "--out", str(out), "--eval-times", "1", *tiny, *judge]
+    assert main([*asked, "--max-cost", "0.01"]) == 2
+    assert "the budget of 0.01 is spent" in capsys.readouterr().err
+    run = out.with_suffix(".run")
+    assert '"verdict": "error"' not in (run / "journal.jsonl").read_text()
+    assert main(["resume", str(run), "--max-cost", "100"]) == 0
+    assert out.exists()
+    (only,) = json.loads((run / "spending.json").read_text()).values()
+    assert only["requests"] == server.requests
+
+
+def test_make_data_ends_at_its_budget_and_the_same_command_goes_on(
+    server: Server, passages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = passages.with_name("data.json")
+    asked = ["make-data", str(passages), "--out", str(out), "--base-url", server.url, "--server-model", "m"]
+    asked += ["--k", "2", "--batch", "1", "--concurrency", "1"]
+    assert main([*asked, "--max-total-tokens", "30"]) == 2
+    assert "the budget of 30 tokens is spent" in capsys.readouterr().err
+    assert main([*asked, "--max-total-tokens", "1500"]) == 0
+    assert len(json.loads(out.read_text())) == 2
+    assert server.requests == 4, "a passage that was paid for is not asked again"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--max-cost", "1"], "--max-cost needs prices"), (["--price", "1"], "--price is '1'")],
+)
+def test_budgets_that_mean_nothing_are_refused(
+    options: list[str], said: str, passages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["query", "--data", str(passages), "--out", str(passages.with_name("o.json")), *options]
+    assert main([*asked, "--local", "tiny-random-llama", "--device", "cpu"]) == 2
+    assert said in capsys.readouterr().err

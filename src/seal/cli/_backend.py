@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from seal.run.folder import Run
     from seal.run.progress import Progress
     from seal.serve.link import Link
+    from seal.spending import Purse
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,11 @@ class Backend:
 
         return remote_policy(self.link(self.wait))
 
-    def estep(self, run: Run, policy: LoadedModel) -> EStep:
+    def estep(self, run: Run, policy: LoadedModel, purse: Purse) -> EStep:
         """The E-step of `policy` on `run`; a server trains and grades for it."""
         from seal import setup
-        from seal.spending import FILE
 
         config = run.config
-        purse = setup.purse(config)
-        purse.keep_in(run.path / FILE)
         grader = setup.grader(config, policy, purse)
         domain = setup.make_domain(config, grader)
         if self.local is not None:
@@ -116,6 +114,18 @@ def interruptible(level: str, again: str) -> Iterator[Progress]:
             yield progress
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def paying(run: Run, purse: Purse) -> Iterator[Purse]:
+    """What the run pays models behind APIs from, within its budget; written down in its folder."""
+    from seal.spending import FILE
+
+    purse.keep_in(run.path / FILE)
+    try:
+        yield purse
+    finally:
+        purse.close()
 
 
 def say_next(command: str) -> None:

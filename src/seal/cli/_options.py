@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.fields import FieldInfo
 from typer import Option
 
+from seal.errors import ConfigError
 from seal.training_config import TrainingConfig, checked
 
 if TYPE_CHECKING:
@@ -171,6 +172,40 @@ class Grading:
                 "judge", base_url=self.judge_url, model=self.judge_model, api_key_env=self.judge_key_env
             )
         return make_grader(self.grader)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the model behind an API may use. A command that has used it up goes on with a higher one."""
+
+    max_cost: Annotated[
+        float | None, Option(min=0, help="End when the model behind an API has cost that.")
+    ] = None
+    max_total_tokens: Annotated[
+        int | None, Option(min=1, help="End when it has read and written so many tokens.")
+    ] = None
+    price: Annotated[str, Option(metavar="READ,WRITTEN", help="What it costs, a million tokens of each.")] = (
+        "0,0"
+    )
+
+    def settings(self, payee: Literal["grader", "generation"]) -> dict[str, Any]:
+        """The same as settings, for `seal.recipes.pipeline.settings`. Raises `ConfigError`."""
+        prices = _prices(self.price)
+        if self.max_cost is not None and not any(prices):
+            raise ConfigError("--max-cost needs prices", "give --price READ,WRITTEN, or --max-total-tokens")
+        return {
+            "budget__cost": self.max_cost,
+            "budget__tokens": self.max_total_tokens,
+            f"{payee}__price": prices,
+        }
+
+
+def _prices(text: str) -> list[float]:
+    try:
+        read, written = map(float, text.split(","))
+    except ValueError:
+        raise ConfigError(f"--price is {text!r}", "give two numbers, such as 2,8") from None
+    return [read, written]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ def continual(
     heat_map: Annotated[Path | None, Option(help="Picture of the matrices; default: beside --out.")] = None,
     seed: _options.Seed = 0,
     grading: _options.Grading,
+    budget: _options.Budget,
     device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
@@ -50,6 +51,7 @@ def continual(
         out,
         **device_options.settings(),
         **grading.settings(),
+        **budget.settings("grader"),
         **sampling.settings(),
         **pipeline.inner_settings(training),
         inner__workers=1,  # the weights change in this process
@@ -62,9 +64,11 @@ def continual(
     names = [name.strip() for name in methods.split(",")]
     with _backend.interruptible(log_level, "the same command goes on") as progress:
         loaded = device_options.load(model)
-        grader = setup.grader(config, loaded)
+        purse = setup.purse(config)
+        grader = setup.grader(config, loaded, purse)
         domain = setup.make_domain(config, grader)
-        with pipeline.open_run(config, pipeline.Step.here("continual", out, command())) as run:
+        step = pipeline.Step.here("continual", out, command())
+        with pipeline.open_run(config, step) as run, _backend.paying(run, purse):
             run.progress = progress
             result = recipe.continual(
                 run, loaded, lambda now: setup.estep(config, run, domain, grader, now), chains, names, out

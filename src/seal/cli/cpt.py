@@ -36,6 +36,7 @@ def cpt(
     lr: Annotated[float | None, Option(help="Peak learning rate.")] = None,
     seed: _options.Seed = 0,
     grading: _options.Grading,
+    budget: _options.Budget,
     engine_options: _options.EngineOptions,
     device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
@@ -45,6 +46,7 @@ def cpt(
     Without --epochs and --lr: 3 epochs at 1e-3; with --full 1 epoch at 7e-5.
     """
     _check(backend, full, save)
+    from seal import setup
     from seal.recipes import cpt as recipe
     from seal.recipes import pipeline
     from seal.recipes.articles import read_articles
@@ -59,6 +61,7 @@ def cpt(
             out,
             **device_options.settings(),
             **grading.settings(),
+            **budget.settings("grader"),
             **engine_options.settings(),
             **pipeline.inner_settings(training),
             data_config__split_newlines=split_newlines,
@@ -67,12 +70,12 @@ def cpt(
         )
         pairs = pipeline.pair_with_tasks(articles, config, policy.tokenizer)
         step = pipeline.Step.here("cpt --full" if full else "cpt", out, command())
-        with pipeline.open_run(config, step) as run:
+        with pipeline.open_run(config, step) as run, _backend.paying(run, setup.purse(config)) as purse:
             run.progress = progress
-            estep = backend.estep(run, policy)
+            estep = backend.estep(run, policy, purse)
 
             def taught(folder: Path) -> EStep:
-                return backend.estep(run, device_options.load(str(folder)))
+                return backend.estep(run, device_options.load(str(folder)), purse)
 
             if save is None:
                 result = recipe.cpt(estep, pairs, out, passages_only=k == 0)

@@ -35,6 +35,7 @@ def make_data(
     n: Annotated[int | None, Option(min=1, help="Passages; default: all.")] = None,
     k: Annotated[int, Option(min=1, help="Completions a passage.")] = 5,
     options: _options.SamplingOptions,
+    budget: _options.Budget,
     seed: _options.Seed = 0,
     batch: Annotated[int, Option(min=1, help="Completions asked for at once.")] = 32,
     device_options: _options.DeviceOptions,
@@ -50,7 +51,6 @@ def make_data(
     from seal import setup
     from seal.recipes import pipeline
     from seal.recipes.make_data import make_data as run_make_data
-    from seal.spending import FILE
     from seal.writers import Writers
 
     remote: dict[str, Any] = {}
@@ -71,6 +71,7 @@ def make_data(
         **device_options.settings(),
         **options.settings(),
         **remote,
+        **budget.settings("generation"),
         data_config__prompt_type=prompt,
         samples_per_iteration=k,
         seed=seed,
@@ -78,15 +79,12 @@ def make_data(
     with _backend.interruptible(log_level, "the same command goes on") as progress:
         domain = setup.make_domain(config, None)
         loaded = device_options.load(model) if model is not None else None
+        version = loaded.version if loaded else server_model
+        step = pipeline.Step.here("make-data", out, command())
         purse = setup.purse(config)
         generator = Writers(config.generation, config.model_name, purse=purse).generator(loaded)
         sampler = setup.edit_sampler(config, domain, generator, loaded.tokenizer if loaded else None)
-        version = loaded.version if loaded else server_model
-        with pipeline.open_run(config, pipeline.Step.here("make-data", out, command())) as run:
+        with pipeline.open_run(config, step) as run, _backend.paying(run, purse):
             run.progress = progress
-            purse.keep_in(run.path / FILE)
-            try:
-                print(run_make_data(run, sampler, version, out, start, n, batch))
-            finally:
-                purse.close()
+            print(run_make_data(run, sampler, version, out, start, n, batch))
     _backend.say_next(f"seal query --data {out} --out RUN.json --local MODEL (or --server ADDRESS)")

@@ -26,6 +26,7 @@ def query(
     seed: _options.Seed = 0,
     shutdown_server: Annotated[bool, Option("--shutdown-server", help="End the server when done.")] = False,
     grading: _options.Grading,
+    budget: _options.Budget,
     engine_options: _options.EngineOptions,
     device_options: _options.DeviceOptions,
     log_level: _options.LogLevel = "INFO",
@@ -34,6 +35,7 @@ def query(
     backend.check()
     if k == 0:
         raise ConfigError("--k is 0", "measure at least 1 completion")
+    from seal import setup
     from seal.recipes import pipeline
     from seal.recipes.articles import read_articles
     from seal.recipes.query import query as run_query
@@ -47,6 +49,7 @@ def query(
             out,
             **device_options.settings(),
             **grading.settings(),
+            **budget.settings("grader"),
             **engine_options.settings(),
             **pipeline.inner_settings(training),
             data_config__split_newlines=split_newlines,
@@ -56,9 +59,10 @@ def query(
             seed=seed,
         )
         pairs = pipeline.pair_with_tasks(articles, config, policy.tokenizer)
-        with pipeline.open_run(config, pipeline.Step.here("query", out, command())) as run:
+        step = pipeline.Step.here("query", out, command())
+        with pipeline.open_run(config, step) as run, _backend.paying(run, setup.purse(config)) as purse:
             run.progress = progress
-            estep = backend.estep(run, policy)
+            estep = backend.estep(run, policy, purse)
             result = run_query(estep, pairs, out, exp_name)
             estep.close()
         if shutdown_server and backend.server is not None:

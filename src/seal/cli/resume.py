@@ -43,7 +43,9 @@ def resume(
         if step.command[0] not in pipeline.STEPS:
             raise RunError(f"{run}: its journal asks for seal {step.command[0]}", "begin a new run")
         os.chdir(step.place)
-        return main(list(step.command))
+        budget = {"--max-cost": max_cost, "--max-total-tokens": max_tokens}
+        more = [part for name, value in budget.items() if value is not None for part in (name, str(value))]
+        return main([*step.command, *more])
     level = load_config(overrides={"log_level": log_level}).log_level if log_level else None
     raised = {
         name: value for name, value in (("cost", max_cost), ("tokens", max_tokens)) if value is not None

@@ -80,13 +80,11 @@ def serve_model(
 def _access(host: str, api_key_env: str) -> tuple[str, bool]:
     """The key that clients must send, empty for none, and whether only this machine's can reach `host`."""
     import ipaddress
-    import os
 
+    from seal import keys
     from seal.errors import ConfigError
 
-    key = os.environ.get(api_key_env, "") if api_key_env else ""
-    if api_key_env and not key:
-        raise ConfigError(f"the variable {api_key_env} is empty", "put the key in it")
+    key = keys.key(api_key_env)
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal
 
@@ -61,6 +62,13 @@ class OpenAIGenerator:
         self._remote = RemoteModel(model, base_url, api_key_env, timeout=timeout, purse=purse, price=price)
         self._api, self._contract, self._concurrency = api, contract, concurrency
         self._attempts, self._backoff = attempts, backoff
+        self._schema: Mapping[str, Any] | None = None
+
+    def shaped(self, schema: Mapping[str, Any]) -> OpenAIGenerator:
+        """The same with JSON of a schema as its completions, where the server holds the model to it."""
+        made = copy.copy(self)
+        made._schema = schema
+        return made
 
     @property
     def where(self) -> str:
@@ -114,6 +122,9 @@ class OpenAIGenerator:
         }
         if sampling.stop:
             settings["stop"] = list(sampling.stop)
+        if self._schema is not None:
+            form = {"name": "self_edit", "schema": self._schema, "strict": True}
+            settings["response_format"] = {"type": "json_schema", "json_schema": form}
         contract, limit = self._contract, sampling.max_new_tokens
         if self._api == "chat":
             told = contract.server_arguments() if contract else {}

@@ -9,17 +9,18 @@ the base's and match our own policy's. It is removed when its work is over.
 from __future__ import annotations
 
 import atexit
+import copy
 import json
 import logging
-import os
 import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from seal.errors import GenerationError
+from seal.keys import key
 
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
@@ -52,7 +53,7 @@ class VLLMPolicy:
 
     def __init__(self, base_url: str, base: str, api_key_env: str = "", timeout: float = 600.0) -> None:
         self.base_url, self.base, self._timeout = base_url.rstrip("/"), base, timeout
-        self._key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
+        self._key = key(api_key_env)
         self.name = ""
         """Of the adapter that is loaded; empty: none."""
 
@@ -219,6 +220,12 @@ class FollowingGenerator:
     ) -> None:
         self._server, self._policy, self._adapter, self._make = server, policy, adapter, make
         self._writer: OpenAIGenerator | None = None
+
+    def shaped(self, schema: Mapping[str, Any]) -> FollowingGenerator:
+        """See `OpenAIGenerator.shaped`."""
+        made = copy.copy(self)
+        made._make = lambda name: self._make(name).shaped(schema)
+        return made
 
     def generate(
         self,

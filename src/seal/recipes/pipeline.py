@@ -36,7 +36,7 @@ Pair = tuple[Article, Task]
 #: Commands that a run folder may ask for when it is taken up again.
 STEPS = ("make-data", "query", "cpt", "continual")
 #: Settings that may differ when work is taken up again.
-_FREE = {"device", "log_level", "output_dir", "inner.workers"}
+_FREE = {"device", "log_level", "output_dir", "inner.workers", "budget.cost", "budget.tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,7 @@ def open_run(config: SEALConfig, step: Step) -> Run:
     except RunError:
         run.close()
         raise
+    run.config = run.config.model_copy(update={"budget": config.budget})
     run.record_once("step", "step", step)
     return run
 
