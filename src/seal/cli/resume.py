@@ -43,8 +43,8 @@ def resume(
         if step.command[0] not in pipeline.STEPS:
             raise RunError(f"{run}: its journal asks for seal {step.command[0]}", "begin a new run")
         os.chdir(step.place)
-        budget = {"--max-cost": max_cost, "--max-total-tokens": max_tokens}
-        more = [part for name, value in budget.items() if value is not None for part in (name, str(value))]
+        limits = {"--max-cost": max_cost, "--max-total-tokens": max_tokens}
+        more = [part for name, value in limits.items() if value is not None for part in (name, str(value))]
         return main([*step.command, *more])
     level = load_config(overrides={"log_level": log_level}).log_level if log_level else None
     raised = {
