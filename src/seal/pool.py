@@ -2,8 +2,10 @@
 
 A run's jobs are cut into batches of fixed size, so a batch's numbers are the same to the last bit whoever
 runs it and however many workers there are. Free workers pull the dearest batch first: at most a third longer
-than the best plan there is (Graham 1969). A batch whose worker ended is run again, whole, by another. After
-two ends inside one batch it is split, and a job that is alone in its batch then is set aside with an error.
+than the best plan there is (Graham 1969). A worker far away is sent its next batch ahead, while there are
+plenty: not when another one might be idle for want of it. A batch whose worker ended is run again, whole, by
+another. After two ends inside one batch it is split, and a job that is alone in its batch then is set aside
+with an error.
 
 A server's jobs come one at a time, join what a worker is at, and are taken first come, first served.
 """
@@ -152,12 +154,22 @@ class _Run:
 
     def assign(self, worker: Worker) -> None:
         """Give `worker` as much as it has room for."""
-        room = worker.slots if self._size is None else 1
-        while worker.ready and len(self.held.get(worker, ())) < room and (work := self._next(worker)):
+        while (
+            worker.ready
+            and len(self.held.get(worker, ())) < self._room(worker)
+            and (work := self._next(worker))
+        ):
             work.number, work.begun = next(self._numbers), False
             self.held.setdefault(worker, []).append(work)
             about = self._follow_up and self._follow_up.only(job.id for job in work.jobs)
             worker.send(Batch(work.number, work.jobs, about, alone=self._size is not None))
+
+    def _room(self, worker: Worker) -> int:
+        """How much `worker` may have, with what there is to do now."""
+        if self._size is None:
+            return worker.slots
+        plenty = len(self._todo) >= 2 * len(self.workers)
+        return 1 + worker.ahead * plenty
 
     def take(self, worker: Worker, event: Event) -> None:
         """Enter what a worker tells."""

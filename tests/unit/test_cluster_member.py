@@ -144,6 +144,16 @@ def test_a_lost_actor_is_replaced_and_its_batch_done_again_whole(began: bool) ->
     assert not any(o.error for o in found.values())
 
 
+def test_a_batch_that_was_sent_ahead_is_not_held_against() -> None:
+    """Its actor ends again and again at the batches before it; it is begun once, and never split."""
+    crew = ScriptedCrew()
+    crew.poison = {"j0", "j1"}
+    outcomes = run(crew, n=10, workers=1, batch=2)
+    assert {name for name, o in outcomes.items() if o.error} == {"j0", "j1"}
+    others = [jobs for jobs in crew.ran if not crew.poison & set(jobs)]
+    assert all(len(jobs) == 2 for jobs in others)
+
+
 def test_what_went_with_its_node_is_never_held_against_a_batch() -> None:
     """Two ends inside one batch would split it, and change its last bits."""
     crew = ScriptedCrew()

@@ -65,8 +65,9 @@ class World:
 class ScriptedWorker:
     """A worker whose every step is a throw of the world's dice."""
 
-    def __init__(self, world: World, slots: int) -> None:
-        self.world, self.slots = world, slots
+    def __init__(self, world: World, slots: int, ahead: int = 0) -> None:
+        self.world, self.slots, self.ahead = world, slots, ahead
+        self._busy_until = 0.0
         self._up_at: float | None = None
         self._said = False
         self._script: list[tuple[float, Event | str]] = []
@@ -91,10 +92,10 @@ class ScriptedWorker:
 
     def send(self, batch: Batch) -> None:
         assert self.ready
-        assert len(self.held) < (1 if batch.alone else self.slots)
+        assert len(self.held) < (1 + self.ahead if batch.alone else self.slots)
         world, dice = self.world, self.world.dice
         self.held[batch.number] = batch
-        at = world.now + dice.random()
+        at = max(world.now, self._busy_until if batch.alone else 0.0) + dice.random()
         if world.deaths_left and world.chance(0.05):
             world.deaths_left -= 1
             self._script.append((at, Died("struck by lightning")))
@@ -113,6 +114,7 @@ class ScriptedWorker:
                 return
             self._script.append((at, job.id))
             self._say(at, Outcome(batch.number, AdaptOutcome(job.id)), may_be_lost=True)
+        self._busy_until = at
         self._say(at, Done(batch.number))
 
     def _say(self, at: float, event: Event, may_be_lost: bool = False) -> None:
@@ -149,7 +151,7 @@ class ScriptedWorker:
     def _fall(self, innocent: bool = False) -> None:
         for batch in self.held.values():
             self._harm(batch, innocent)
-        self._script, self.held, self._up_at = [], {}, None
+        self._script, self.held, self._up_at, self._busy_until = [], {}, None, 0.0
 
     def _harm(self, batch: Batch, innocent: bool = False) -> None:
         self.world.allowed.update(job.id for job in batch.jobs)
@@ -165,7 +167,8 @@ def play(seed: int) -> None:
     poison = frozenset({dice.choice(jobs).id} if dice.random() < 0.3 else ())
     world = World(dice, poison)
     size = dice.choice([1, 2, 3, 4, 4, None])
-    workers = [ScriptedWorker(world, dice.randrange(1, 4)) for _ in range(dice.randrange(1, 5))]
+    ahead = dice.choice([0, 1])
+    workers = [ScriptedWorker(world, dice.randrange(1, 4), ahead) for _ in range(dice.randrange(1, 5))]
     pool = Pool(workers, size, world.pause)
 
     def leave(worker: ScriptedWorker) -> None:
@@ -176,7 +179,7 @@ def play(seed: int) -> None:
         if world.chance(0.2):
             world.plans.append((dice.random() * 20, lambda worker=worker: leave(worker)))  # type: ignore[misc]
     for _ in range(dice.choice([0, 0, 1, 2])):
-        new = ScriptedWorker(world, dice.randrange(1, 4))
+        new = ScriptedWorker(world, dice.randrange(1, 4), ahead)
         world.plans.append((dice.random() * 20, lambda new=new: pool.workers.append(new)))  # type: ignore[misc]
 
     got: list[AdaptOutcome] = []
@@ -208,7 +211,7 @@ def test_a_thousand_schedules(thousand: int) -> None:
 class Obedient:
     """A worker that does what it is sent at once, and tells the test what that was."""
 
-    slots = 2
+    slots, ahead = 2, 0
 
     def __init__(self, log: list[tuple[str, ...]], name: str = "", dies: bool = False) -> None:
         self.log, self.name, self.dies, self.ready = log, name, dies, True
@@ -259,6 +262,25 @@ def test_the_dearest_batch_goes_first() -> None:
     large = AdaptJob("large", large.sequences, TrainingConfig(epochs=100), (), 0)
     list(pool_of(Obedient(log), batch=1).run([small, large]))
     assert log == [("large",), ("j0",)]
+
+
+def test_a_worker_far_away_is_sent_a_batch_ahead_while_there_are_plenty() -> None:
+    most: list[int] = []
+
+    class Far(Obedient):
+        ahead = 1
+
+        def poll(self) -> list[Event]:
+            most.append(sum(isinstance(event, Began) for event in self._events))
+            cut = next((i for i, event in enumerate(self._events) if isinstance(event, Done)), -1) + 1
+            events, self._events = self._events[:cut], self._events[cut:]
+            return events
+
+    log: list[tuple[str, ...]] = []
+    outcomes = list(Pool([Far(log), Far(log)], 1).run(jobs_of(9)))
+    assert len(outcomes) == len(log) == 9
+    assert max(most) == 2
+    assert most[-2:] == [1, 0] or max(most[-4:]) == 1, "the last ones are pulled"
 
 
 def test_single_jobs_are_taken_first_come_first_served_and_as_many_as_there_is_room_for() -> None:

@@ -38,11 +38,14 @@ class RayCall:
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.done = stream, False
+        self._error: Gone | None = None
 
     def take(self) -> list[Any]:
         """See `Call`."""
         import ray
 
+        if self._error is not None:
+            raise self._error
         said: list[Any] = []
         try:
             while not self.done and ray.wait([self._stream], timeout=0)[0]:
@@ -50,7 +53,9 @@ class RayCall:
         except StopIteration:
             self.done = True
         except ray.exceptions.RayError as error:
-            raise gone(error) from None
+            self._error = gone(error)
+            if not said:  # what it said before it ended counts first
+                raise self._error from None
         return said
 
 

@@ -1,6 +1,7 @@
 """A worker of the pool that is an actor on a Ray cluster.
 
-Nothing is sent before the actor has answered; one message brings all outcomes of a batch; an actor that ends
+Nothing is sent before the actor has answered, and then a batch ahead of the one that it is at; one message
+brings all outcomes of a batch; an actor that ends
 is replaced by a new one, never restarted by Ray, whose restarts lose what the actor was made with
 (ray issues 47043, 53727). What an actor of an earlier try of the same run had finished is taken from there.
 """
@@ -83,6 +84,19 @@ class Crew(Protocol):
         ...
 
 
+class _Lost:
+    """A call that could not be made."""
+
+    done = True
+
+    def __init__(self, gone: Gone) -> None:
+        self._gone = gone
+
+    def take(self) -> list[Any]:
+        """See `Call`."""
+        raise self._gone
+
+
 class RayWorker:
     """One slot of a cluster. Until a node has room for it, it is not ready.
 
@@ -94,11 +108,13 @@ class RayWorker:
 
     def __init__(self, setup: WorkerSetup, crew: Crew, clock: Callable[[], float] = time.monotonic) -> None:
         self.setup, self.crew, self.slots, self._clock = setup, crew, setup.slots, clock
+        self.ahead = 1
         self.ready = False
         self._actor: Actor | None = None
         self._call: Call | None = None
         self._ping: Call | None = None
-        self._batch: Batch | None = None
+        self._sent: dict[int, tuple[Batch, Call]] = {}
+        """What it is at and what comes next, by number."""
         self._from_before: list[Event] = []
         self._refused = ""
         self._pinged = 0.0
@@ -120,14 +136,13 @@ class RayWorker:
         key = batch_key(batch)
         if (known := self.crew.kept.pop(key, None)) is not None:
             log.info("%d jobs are taken from what they had finished before", len(known))
-            self._from_before = _told(batch, known)
+            self._from_before += _told(batch, known)
             return
         assert self._actor is not None
-        self._batch = batch
         try:
-            self._call = self._actor.call("run", batch, key)
+            self._sent[batch.number] = batch, self._actor.call("run", batch, key)
         except Gone as gone:
-            log.debug("an actor ended before it was sent batch %d: %s", batch.number, gone.why)
+            self._sent[batch.number] = batch, _Lost(gone)
 
     def poll(self) -> list[Event]:
         """What has happened."""
@@ -139,7 +154,10 @@ class RayWorker:
             return events
         try:
             for said in self._call.take() if self._call is not None else ():
-                self._hear(said, events)
+                self._hear(said)
+            for batch, call in list(self._sent.values()):
+                for said in call.take():
+                    events += self._of_batch(batch, said)
             self._sign_of_life()
         except Gone as gone:
             self._drop()
@@ -152,9 +170,9 @@ class RayWorker:
         self._from_before = []
         self.crew.leave(self)
 
-    def _hear(self, said: Any, events: list[Event]) -> None:
+    def _hear(self, said: Any) -> None:
+        """What it says before it is up."""
         assert self._actor is not None
-        batch = self._batch
         match said:
             case (About() as about, dict() as kept):
                 self.crew.check(about)
@@ -166,11 +184,12 @@ class RayWorker:
                 log.info("a node fetched the policy: %.0f MB", said / 1e6)
             case "up":
                 self.ready, self._call = True, None
-            case "began" if batch is not None:
-                events.append(Began(batch.number))
-            case tuple() if batch is not None:
-                self._batch = self._call = None
-                events += _told(batch, said)[1:]
+
+    def _of_batch(self, batch: Batch, said: Any) -> list[Event]:
+        if said == "began":
+            return [Began(batch.number)]
+        del self._sent[batch.number]
+        return _told(batch, said)[1:]
 
     def _sign_of_life(self) -> None:
         """Tell the actor that it is still wanted, and find out about one that hangs with its node."""
@@ -188,7 +207,8 @@ class RayWorker:
     def _drop(self) -> None:
         if self._actor is not None:
             self._actor.kill()
-        self._actor = self._call = self._ping = self._batch = None
+        self._actor = self._call = self._ping = None
+        self._sent = {}
         self.ready = False
 
 

@@ -19,7 +19,7 @@ class InProcessWorker:
     ready = True
 
     def __init__(self, loop: InnerLoop) -> None:
-        self.loop, self.slots = loop, loop.slots
+        self.loop, self.slots, self.ahead = loop, loop.slots, 0
         self._events: Iterator[Event] = iter(())
 
     def start(self) -> None:

@@ -86,7 +86,7 @@ class ProcessWorker:
     """Starts a process for `setup`, and another when that has ended."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self.setup, self.slots = setup, setup.slots
+        self.setup, self.slots, self.ahead = setup, setup.slots, 0
         self.ready = False
         self.process: BaseProcess | None = None
         self._line: Connection | None = None

@@ -56,6 +56,11 @@ class Worker(Protocol):
         ...
 
     @property
+    def ahead(self) -> int:
+        """Batches that it may be sent beside the one that it is at, so that it need not wait for the next."""
+        ...
+
+    @property
     def ready(self) -> bool:
         """Whether it is up."""
         ...

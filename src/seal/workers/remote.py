@@ -21,7 +21,7 @@ class RemoteWorker:
     """
 
     def __init__(self, link: Link, policy: str) -> None:
-        self.link, self.policy, self.slots = link, policy, link.window
+        self.link, self.policy, self.slots, self.ahead = link, policy, link.window, 0
         self.ready = False
         self._exchange: Exchange[tuple[int, str]] | None = None
         self._left: dict[int, int] = {}
