@@ -33,9 +33,11 @@ _CHECK = "check the address (most end in /v1) and what runs there"
 #: Words with which servers refuse a parameter as such, and not its value's size.
 _REFUSES = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|not permitted|not allowed|forbidden"
-    r"|only the default|invalid (?:parameter|argument)",
+    r"|only the default|invalid (?:parameter|argument)|input should be '",
     re.IGNORECASE,
 )
+#: Refused where a server takes a schema in llama.cpp's way alone, or not at all.
+_SCHEMA = "json_schema"
 #: What a request can do without, and what that means.
 _OPTIONAL = {
     "add_special_tokens": "the server adds the start token itself",
@@ -132,6 +134,9 @@ class RemoteModel:
             self._purse.check()
         while True:
             settings = {key: value for key, value in request.items() if key not in self._refused}
+            if _SCHEMA in self._refused and "response_format" in settings:
+                schema = settings["response_format"]["json_schema"]["schema"]
+                settings["response_format"] = {"type": "json_object", "schema": schema}
             if "add_special_tokens" in request and "add_special_tokens" in self._refused:
                 settings["prompt"] = plain
             limit = {"max_tokens": max_tokens}
@@ -142,7 +147,11 @@ class RemoteModel:
                 return self._in_time(
                     self._post(api, model=self.model, extra_body=extra or None, **limit, **settings)
                 )
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            except (
+                openai.BadRequestError,
+                openai.UnprocessableEntityError,
+                openai.InternalServerError,  # llama-cpp-python's for a value that it does not know
+            ) as error:
                 if not self._adapt(self.reason(error), {*limit, *settings, *extra}):
                     raise
             except openai.APIConnectionError as error:
@@ -191,6 +200,9 @@ class RemoteModel:
             return False
         for name in ("max_tokens", *_OPTIONAL):
             if name in sent and re.search(rf"(?<!\w){name}(?!\w)", reason):
+                if name == "response_format" and _SCHEMA not in self._refused:
+                    self._refused.add(_SCHEMA)
+                    return True
                 if name not in self._refused:
                     meant = _OPTIONAL.get(name, "max_completion_tokens is sent instead")
                     log.warning("%s takes no %s: %s", self.where, name, meant)

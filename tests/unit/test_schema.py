@@ -44,16 +44,17 @@ def test_near_misses_are_not() -> None:
 
 
 @pytest.fixture
-def asked() -> Iterator[tuple[str, list[dict[str, Any]], dict[str, bool]]]:
-    """A server that answers with a recipe, what it was asked, and whether it refuses a schema."""
+def asked() -> Iterator[tuple[str, list[dict[str, Any]], dict[str, tuple[str, ...]]]]:
+    """A server that answers with a recipe, what it was asked, and which forms it refuses."""
     seen: list[dict[str, Any]] = []
-    mood = {"refuses": False}
+    mood: dict[str, tuple[str, ...]] = {"refuses": ()}
 
     def answer(path: str, _: Any, body: Any) -> tuple[int, str, str]:
         seen.append(body)
-        if mood["refuses"] and "response_format" in body:
-            error = {"error": {"message": "unknown parameter: response_format"}}
-            return 400, JSON, json.dumps(error)
+        form = body.get("response_format", {}).get("type")
+        if form in mood["refuses"]:
+            told = "{'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be 'text'\"}"
+            return 500, JSON, json.dumps({"error": {"message": f"1 validation error: {told}"}})
         text = draw(RecipeSpace(), 3)
         choice = {"text": text, "message": {"content": text}, "finish_reason": "stop"}
         return 200, JSON, json.dumps({"choices": [choice]})
@@ -77,8 +78,14 @@ def test_a_server_gets_the_schema_and_one_that_refuses_it_is_asked_without(
     assert form["json_schema"]["schema"] == schema(space)
     plain.generate(["p"], Sampling(), [1])
     assert "response_format" not in seen[-1]
-    mood["refuses"] = True
-    again = constrained(OpenAIGenerator("m", url, api), tiny().tokenizer, space)
-    again.generate(["p", "p"], Sampling(), [1, 2])
-    assert "takes no response_format: what it writes may have another form" in caplog.text
-    assert sum("response_format" in body for body in seen[3:]) <= 2
+    mood["refuses"] = ("json_schema",)
+    for refuses_all in (False, True):
+        mood["refuses"] += ("json_object",) * refuses_all
+        again = constrained(OpenAIGenerator("m", url, api, concurrency=1), tiny().tokenizer, space)
+        seen.clear()
+        again.generate(["p", "p"], Sampling(), [1, 2])
+        forms = [body.get("response_format") for body in seen]
+        in_its_way = {"type": "json_object", "schema": schema(space)}
+        known = [None, None] if refuses_all else [in_its_way]
+        assert forms[1:] == [in_its_way, *known]
+    assert caplog.text.count("takes no response_format: what it writes may have another form") == 1
