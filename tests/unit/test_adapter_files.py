@@ -303,3 +303,11 @@ def test_a_saved_adapter_knows_when_a_weight_or_its_scale_was_changed(
     config.write_text(text)
     save_file(load_file(weights), weights)  # of another program: without a checksum
     load_adapter(Runtime.of(loaded.model), tmp_path / "a")
+
+
+def test_equal_adapters_are_equal_files(tiny: Callable[..., LoadedModel], tmp_path: Path) -> None:
+    loaded = tiny()
+    made = Adapter(Runtime.of(loaded.model), TrainingConfig(rank=3, alpha=6.0), seed=1)
+    for n in range(12):  # in any order, two entries of metadata would agree by chance
+        save_adapter(made, loaded, tmp_path / str(n))
+    assert len({(tmp_path / str(n) / "adapter_model.safetensors").read_bytes() for n in range(12)}) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from seal.errors import AdaptError, ModelError
 from seal.inner.adapter import Adapter
 from seal.inner.runtime import Runtime
-from seal.models.adapter_reader import PREFIX, SUM, checksum, read_adapter
+from seal.models.adapter_reader import PREFIX, read_adapter, save_weights
 from seal.records import TrainingConfig
 from seal.whole_file import whole_folder
 
@@ -24,7 +24,6 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
     """
     from peft import LoraConfig
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
     from transformers.pytorch_utils import Conv1D
 
     target = Path(folder)
@@ -48,8 +47,7 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b_OR.cpu().contiguous()
     try:
         with whole_folder(target) as staging:
-            known = {"format": "pt", SUM: checksum(config.r, alpha, tensors)}
-            save_file(tensors, staging / "adapter_model.safetensors", metadata=known)
+            save_weights(tensors, config.r, alpha, staging / "adapter_model.safetensors")
             config.save_pretrained(str(staging))
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error)

@@ -85,6 +85,20 @@ def checksum(rank: int, alpha: float, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def save_weights(weights: dict[str, Tensor], rank: int, alpha: float, path: Path) -> None:
+    """Write the weights with their checksum. Equal adapters are equal files: safetensors itself writes
+    several entries of metadata in any order."""
+    from safetensors.torch import save_file
+
+    save_file(weights, path, metadata={"format": "pt", SUM: checksum(rank, alpha, weights)})
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
+
+
 def _asked_beyond(config: Mapping[str, Any]) -> list[str]:
     """Options of a saved config that this program does not compute."""
     kind = config.get("peft_type", "LORA")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal.errors import ModelError
-from seal.models.adapter_reader import PREFIX, SUM, checksum, read_adapter
+from seal.models.adapter_reader import PREFIX, read_adapter, save_weights
 from seal.whole_file import whole_folder
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def save_stacked(
     import torch
     from peft import LoraConfig
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
     from transformers.pytorch_utils import Conv1D
 
     stack = {name: (a, b * scale) for name, (a, b) in factors.items()}
@@ -67,8 +66,7 @@ def save_stacked(
         with whole_folder(
             folder, replace=True
         ) as staging:  # in the place of a try that was cut short after it
-            known = {"format": "pt", SUM: checksum(rank, rank, tensors)}
-            save_file(tensors, staging / "adapter_model.safetensors", metadata=known)
+            save_weights(tensors, rank, rank, staging / "adapter_model.safetensors")
             config.save_pretrained(str(staging))
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error)
