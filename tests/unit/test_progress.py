@@ -89,7 +89,7 @@ def test_every_step_stands_in_the_log_file_and_at_debug_on_the_terminal(
         assert f"losses: {losses}" in told
         assert f"adapter {trial['edit_id']}/r0: seed" in told, "what it was trained on"
         for answer in trial["outcome"]["adapted"]:
-            assert f"{answer['text']!r}: {answer['verdict']}" in told
+            assert f"{answer['text']!r}: {answer['verdict'] or 'not graded'}" in told
     for result in results:
         kept = "kept" if result["reward"]["kept"] else "not kept"
         assert re.search(
