@@ -18,6 +18,7 @@ by, and the M-step draws its factors. Everything that reads, writes and decides 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import hashlib
@@ -285,7 +286,8 @@ def warm_up() -> None:
     torch.set_num_threads(1)
     for module in pkgutil.walk_packages(seal.__path__, "seal."):
         if not module.name.startswith(("seal.cluster", "seal.__main__")):
-            importlib.import_module(module.name)
+            with contextlib.suppress(ImportError):  # of a package for GPUs
+                importlib.import_module(module.name)
     import matplotlib.figure  # noqa: F401
     import trl  # noqa: F401
 
