@@ -74,7 +74,7 @@ def policy() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def transformers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    modules = ("transformers", "fastapi", "uvicorn", "openai")
+    modules = ("transformers", "accelerate", "fastapi", "uvicorn", "openai")
     python, port = interpreter("SEAL_TRANSFORMERS_PYTHON", modules), free_port()
     start = "import sys; from transformers.cli.transformers import main; sys.argv[0] = 'transformers'; main()"
     where = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
