@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seal.errors import ConfigError
-from seal.settings import GenerationConfig
+from seal.sections import GenerationConfig
 from seal.spending import Price, Purse
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from seal.models.vllm_policy import own
 from seal.models.vllm_server import require_vllm
 from seal.records import Sampling, TrainingConfig
 from seal.restem import ReSTEMOptimizer
+from seal.sections import GenerationConfig
 from seal.selection import Pair
-from seal.settings import GenerationConfig
 from seal.writers import Writers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # two starts, of minutes on a busy machine

@@ -15,7 +15,8 @@ from seal.data.loader import report_of
 from seal.domains.few_shot import FewShotLearning
 from seal.errors import ConfigError, DataError
 from seal.records import Answer
-from seal.settings import DataConfig, SEALConfig
+from seal.sections import DataConfig
+from seal.settings import SEALConfig
 from seal.setup import make_domain
 
 RECORD = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]], "output": [[4]]}]}

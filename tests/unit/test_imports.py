@@ -48,6 +48,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "keys",
         }
     ),
+    frozenset({"sections"}),
     frozenset({"settings"}),
     frozenset({"config"}),
     frozenset({"run"}),

@@ -20,7 +20,7 @@ from seal.inner.loop import LocalInnerLoop
 from seal.models.load import LoadedModel
 from seal.prompt import contract_of
 from seal.records import AdaptJob, Answer, EvalPrompt, Performance, Question, Task, TrainingConfig, Verdict
-from seal.settings import EditCheck
+from seal.sections import EditCheck
 
 QUESTIONS = (Question("What is Anka?", "a cold river", "Anka"), Question("How long?", "40 miles", "Anka"))
 TASK = Task("anka-1", "Anka is a cold river. It is 40 miles long.", QUESTIONS, "Anka")

@@ -17,9 +17,9 @@ from seal.cli import _options
 from seal.config import load_config
 from seal.errors import SealError
 from seal.records import AdaptJob, TrainingConfig
+from seal.sections import SFT_FIELDS, SFTConfig
 from seal.serve import jobs
 from seal.serve.messages import OFFICIAL_NAMES, Limits, TTTRequest, understand
-from seal.settings import SFT_FIELDS, SFTConfig
 from seal.training_config import PAPER_SFT, checked
 
 SETTINGS = {

@@ -28,7 +28,7 @@ from seal.records import Task
 from seal.seeds import derive
 
 if TYPE_CHECKING:
-    from seal.settings import DataConfig
+    from seal.sections import DataConfig
 
 Split = Literal["train", "val"]
 DATA_OPTIONS = ("ids", "val_ids", "synthetic")

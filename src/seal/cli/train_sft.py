@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from seal.cli import _options
 from seal.errors import ConfigError
-from seal.settings import SFT_FIELDS
+from seal.sections import SFT_FIELDS
 from seal.training_config import PAPER_SFT, TrainingConfig
 
 _FLAGS = _options.Flags({name: name for name in SFT_FIELDS})

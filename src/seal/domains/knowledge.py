@@ -31,10 +31,10 @@ from seal.records import (
     TrainingSequence,
     Verdict,
 )
+from seal.sections import EditCheck
 from seal.seeds import derive
 from seal.self_edit import resolve_template, sequence_texts
 from seal.self_edit_check import check_edit, summary, without_loops
-from seal.settings import EditCheck
 from seal.thoughts import without_thoughts
 
 if TYPE_CHECKING:

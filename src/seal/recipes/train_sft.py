@@ -33,8 +33,8 @@ from seal.restem import (
     save_merged,
     train_on_sequences,
 )
+from seal.sections import SFT_FIELDS
 from seal.selection import Pair
-from seal.settings import SFT_FIELDS
 from seal.training_config import PAPER_SFT, TrainingConfig
 
 if TYPE_CHECKING:

@@ -268,7 +268,7 @@ def grader_for(wanted: Mapping[str, Any], history: History) -> tuple[Grader, str
     from seal import setup
     from seal.grading import make_grader
     from seal.plugins import is_import_path
-    from seal.settings import GraderConfig
+    from seal.sections import GraderConfig
 
     kind = str(wanted["kind"])
     if is_import_path(kind):
