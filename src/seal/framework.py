@@ -87,7 +87,7 @@ class SEALFramework:
         self._note_data()
         arms = self.held_out.before(self.estep)
         updates = [self._round(iteration) for iteration in range(self.config.max_outer_iterations)]
-        arms += self.held_out.after(self.estep, arms)
+        arms += self.held_out.after(self._adopt(updates), arms)
         controls = Controls(self.folder, self.held_out, self.optimizer, self.config.seed, self._adopt)
         arms += controls.measure(updates, arms)
         self.estep.close()
