@@ -59,7 +59,7 @@ class UpdateResult:
     folder: str
     """The new checkpoint; empty without an update."""
     losses: tuple[float, ...]
-    """Mean loss of every optimiser step, in nats a completion token."""
+    """Mean loss of every optimiser step, in nats a learned token."""
     n: int
     """Self-edits trained on."""
     updated: bool
