@@ -184,8 +184,11 @@ def test_a_missing_package_is_named_with_its_command(
     except MissingExtra as error:
         said = f"{error.message}. {error.fix.capitalize()}"
     said = said or capsys.readouterr().err
-    fix = extras.install(extras.MODULES[module])
-    assert f"needs {module}, which is not installed. run: {fix}".lower() in said.lower()
+    fixes = [extras.install(extras.MODULES[module])]
+    with contextlib.chdir(tmp_path):  # where one of them looks from
+        fixes.append(extras.install(extras.MODULES[module]))
+    named = [f"needs {module}, which is not installed. run: {fix}".lower() for fix in fixes]
+    assert any(text in said.lower() for text in named), said
 
 
 @pytest.mark.parametrize("name", sorted(TRACKERS))
