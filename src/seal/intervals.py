@@ -88,4 +88,5 @@ def span(low: float | None, high: float | None, sign: bool = False) -> str:
     if low is None or high is None:
         return "[unknown]"
     form = "+.1%" if sign else ".1%"
+    low, high = round(low, 3) + 0.0, round(high, 3) + 0.0  # no minus before a zero
     return f"[{low:{form}}, {high:{form}}]"

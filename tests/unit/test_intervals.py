@@ -103,3 +103,4 @@ def test_a_summary_never_shows_an_interval_without_width() -> None:
     assert "[0.0%, 0.0%]" not in said
     assert span(None, 0.5) == "[unknown]"
     assert span(-0.1, 0.25, sign=True) == "[-10.0%, +25.0%]"
+    assert span(-0.0001, 0.25, sign=True) == "[+0.0%, +25.0%]"
