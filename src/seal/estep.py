@@ -94,14 +94,17 @@ class EStep:
         under the same seed are one adapter, in one arm or in two.
         """
         specs = [TrialSpec(edit, r, arm, iteration, only_score) for edit in edits for r in range(repeats)]
+
+        def recall(key: str) -> Trial | None:
+            return self.run.recall(Trial, "trial", key)
+
+        if all(self.run.journal.get("trial", spec.key) is not None for spec in specs):
+            return [found for spec in specs if (found := recall(spec.key)) is not None]
         works = {spec.key: self.evaluator.work(spec, tasks[spec.edit.task_id]) for spec in specs}
         source = self._sources(works)
         own = [spec for spec in specs if source[spec.key] == spec.key]
         if len(own) < len(specs):
             log.info("%s: %d self-edits come to %d adapters", arm, len(specs), len(own))
-
-        def recall(key: str) -> Trial | None:
-            return self.run.recall(Trial, "trial", key)
 
         done = {spec.key for spec in own if recall(spec.key) is not None}
         stage = f"training adapters ({arm})"

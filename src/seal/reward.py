@@ -28,6 +28,8 @@ class BaseRewardModel(ABC):
     needs_answers: bool = True
     """Whether it looks at more than `log_likelihood` and what ranking answers gives. Where not, the models of
     a round write nothing, see `seal.evaluator.TrialSpec.only_score`."""
+    needs_choices: bool = False
+    """Whether gold answers have to be ranked against wrong ones (an option of the knowledge domain)."""
 
     @abstractmethod
     def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
@@ -88,6 +90,7 @@ class _Ranked(BaseRewardModel):
     """The gain in one of the parts that ranking answers gives (the domain's `choices`)."""
 
     needs_answers = False
+    needs_choices = True
     part: str
 
     def __init__(self, threshold: float = 0.0) -> None:

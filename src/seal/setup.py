@@ -21,7 +21,7 @@ from seal.models.window import window
 from seal.plugins import DOMAINS, LOADERS, build, load_kind, taken
 from seal.prompt import contract_of
 from seal.records import BatchSize, Performance, Question, Task
-from seal.reward import BaseRewardModel, make_reward
+from seal.reward import REWARDS, BaseRewardModel, make_reward
 from seal.settings import SEALConfig
 from seal.spending import Price, Purse
 
@@ -141,7 +141,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
             max_length=config.max_length,
             check=config.generation.check,
             grader=grader,
-            **{"choices": config.reward in ("choice", "contrast")} | options,
+            **{"choices": REWARDS.get(config.reward, BaseRewardModel).needs_choices} | options,
         )
     if config.domain == "few_shot_learning":
         from seal.arc.sources import domain_options

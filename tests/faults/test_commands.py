@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from seal.records import AdaptJob, AdaptOutcome
 from seal.run.journal import Journal
 from seal.serve.client import RemoteInnerLoop
 from seal.serve.link import Link
+from seal.supervisor import free_port
 from stub_ttt import job
 
 pytestmark = pytest.mark.slow
@@ -321,9 +321,7 @@ def test_a_server_is_killed_under_its_driver(
     told: Callable[..., None],
 ) -> None:
     """`seal serve` with a store: every job once, no error, the answers of an undisturbed server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     serve = ["serve", "--model", "tiny-random-llama", "--port", str(port), "--workers", "1", *TINY]
     link = Link(f"tcp://127.0.0.1:{port}", silence_s=1.0, attempts=600, window=4)
     kills, wanted = 0, amount(40)
