@@ -90,6 +90,7 @@ def synthetic_tasks(
     demonstrations: int = 3,
     square: bool = True,
     palette: int = 4,
+    shared_palette: bool = True,
 ) -> list[SyntheticTask]:
     """`n` tasks, the families in turn; the same arguments give the same tasks on every machine.
 
@@ -97,6 +98,8 @@ def synthetic_tasks(
         sizes: smallest and largest side of the inputs, within 3 to 15.
         square: draw one side a task; otherwise rows and columns apart.
         palette: colours a task's inputs are drawn from, background included.
+        shared_palette: whether all inputs of a task have the same; otherwise each has its own, so that a
+            rule has to be carried over to other colours (those that the rule names stay).
 
     Raises:
         ConfigError: a family is unknown or a size is out of range.
@@ -116,7 +119,7 @@ def synthetic_tasks(
         rows = int(rng.randint(low, high + 1))
         columns = rows if square else int(rng.randint(low, high + 1))
         rule, needed = FAMILIES[family](rng)
-        inputs = _inputs(rng, rule, needed, (rows, columns), demonstrations + 1, palette)
+        inputs = _inputs(rng, rule, needed, (rows, columns), demonstrations + 1, palette, shared_palette)
         pairs = tuple((to_grid(x), to_grid(rule(x))) for x in inputs)
         task = Task(f"{family}-{seed}-{i}", pairs[:-1], pairs[-1:], title=family)
         made.append(SyntheticTask(task, family, preserved(rule, inputs)))
@@ -138,13 +141,20 @@ def rule_preserving(task: Task) -> frozenset[str] | None:
 
 
 def _inputs(
-    rng: RandomState, rule: Rule, needed: tuple[int, ...], shape: tuple[int, int], n: int, palette: int
-) -> list[Array]:
+    rng: RandomState, rule: Rule, needed: tuple[int, ...], shape: tuple[int, int], n: int, palette: int,
+    shared: bool,
+) -> list[Array]:  # fmt: skip
     """Distinct inputs that the rule changes and that hold the needed colours."""
-    others = [int(c) for c in rng.permutation(10) if c not in needed]
-    chosen = [*needed, *others][: max(palette, len(needed) + 1)]
+
+    def draw() -> list[int]:
+        others = [int(c) for c in rng.permutation(10) if c not in needed]
+        return [*needed, *others][: max(palette, len(needed) + 1)]
+
+    chosen = draw()
     inputs: dict[tuple[int, bytes], Array] = {}
     while len(inputs) < n:
+        if not shared:
+            chosen = draw()
         grid = rng.choice(chosen, size=shape).astype(np.int8)
         if set(needed) <= set(grid.ravel().tolist()) and not np.array_equal(rule(grid), grid):
             inputs[grid_key(grid)] = grid
