@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from double_precision import DoublePrecision, tiny_double
+from seal.inner import decode_step
 from seal.inner.adapter import Adapter
 from seal.inner.counter import uniform
 from seal.inner.decode import Decoder, Request, TokenCompletion
 from seal.inner.decode_step import DecodeStep
 from seal.inner.runtime import Runtime
 from seal.inner.sampling import _NUCLEUS_GUESS, RowSampler
+from seal.models.load import load_model
 from seal.records import Sampling, TrainingConfig
 
 
@@ -20,7 +22,8 @@ def requests(runtime: Runtime, **sampling: object) -> list[Request]:
     adapters: list[Adapter | None] = [Adapter(runtime, TrainingConfig(rank=4, alpha=64), i) for i in (1, 2)]
     for adapter in adapters:
         assert adapter is not None
-        adapter.weights.normal_(generator=torch.Generator().manual_seed(adapter.seed)).mul_(0.05)
+        draw = torch.Generator().manual_seed(adapter.seed)
+        adapter.weights.copy_(0.05 * torch.randn(adapter.weights.shape, generator=draw))
     out = []
     for i in range(9):
         options = Sampling(**{"temperature": 0.0, "max_new_tokens": 3 + 5 * (i % 4), **sampling})  # type: ignore[arg-type]
@@ -72,6 +75,31 @@ def test_a_step_is_a_function_of_its_buffers(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(DecodeStep, "__call__", twice)
     decoded(runtime, requests(runtime, temperature=0.8, top_p=0.9), static=True)
     assert seen > 10
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.9}])
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("llama", "float32"), ("qwen2", "bfloat16"), ("gemma2", "float32")]
+)
+def test_a_gpu_plays_recordings_that_write_what_launches_write(
+    family: str, dtype: str, sampling: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime.of(load_model(f"tiny-random-{family}", device="cuda", dtype=dtype).model)
+    recorded: list[object] = []
+    record = decode_step._recorded
+
+    def kept(step: DecodeStep) -> torch.cuda.CUDAGraph | None:
+        recorded.append(record(step))
+        return recorded[-1]  # type: ignore[return-value]
+
+    monkeypatch.setattr(decode_step, "_recorded", kept)
+    played = decoded(runtime, requests(runtime, **sampling), static=True)
+    assert recorded
+    assert None not in recorded
+    monkeypatch.setattr(decode_step, "_recorded", lambda step: None)
+    launched = decoded(runtime, requests(runtime, **sampling), static=True)
+    assert [c.ids for c in played] == [c.ids for c in launched]
 
 
 def test_a_rows_draws_do_not_depend_on_its_neighbours() -> None:

@@ -89,7 +89,12 @@ def test_the_kernel_equals_the_plain_sweep() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def _kernel_beside_plain() -> None:
+@pytest.mark.gpu
+def test_the_kernel_on_a_gpu_equals_the_plain_sweep() -> None:
+    _kernel_beside_plain("cuda")
+
+
+def _kernel_beside_plain(device: str = "cpu") -> None:
     from seal.inner.adamw_kernel import launch
 
     rows, stepped = {s.slot: s.row() for s in STEPS}, [s.slot for s in STEPS]
@@ -97,16 +102,18 @@ def _kernel_beside_plain() -> None:
         given = state(dtype)
         factors = torch.zeros(SLOTS, SIZE, dtype=torch.bfloat16) if dtype == torch.float32 else None
         plain = swept(given, None)
-        own = TrainingState(*(x.clone() for x in given))
-        table = torch.tensor([rows.get(slot, IDLE) for slot in range(SLOTS)], dtype=dtype)
+        own = TrainingState(*(x.to(device, copy=True) for x in given))
+        factors = None if factors is None else factors.to(device)
+        table = torch.tensor([rows.get(slot, IDLE) for slot in range(SLOTS)], dtype=dtype, device=device)
         launch(*own, factors, torch.linalg.vector_norm(own.grads, dim=1), table)
         for name in ("weights", "means", "squares"):
-            mine, reference = getattr(own, name), getattr(plain, name)
+            mine, reference = getattr(own, name).cpu(), getattr(plain, name)
             assert torch.allclose(mine[stepped], reference[stepped], rtol=close, atol=close), name
             assert torch.equal(mine[2], getattr(given, name)[2]), name
         if factors is not None:  # the interpreter cuts bits off where hardware rounds
-            written = factors[stepped].float()
-            assert torch.allclose(written, own.weights[stepped], rtol=2**-7, atol=0)
+            written, exact = factors[stepped].float(), own.weights[stepped]
+            assert torch.allclose(written, exact, rtol=2**-7, atol=0)
+            assert device == "cpu" or torch.equal(written, exact.bfloat16().float())
             assert int(factors[2].count_nonzero()) == 0
 
 
