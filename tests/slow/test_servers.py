@@ -48,21 +48,21 @@ def interpreter(variable: str, modules: Sequence[str]) -> str:
 
 
 @contextmanager
-def serving(command: list[str], port: int, log: Path) -> Iterator[str]:
-    """The server's address once it answers."""
+def serving(command: list[str], port: int, log: Path, sign: str) -> Iterator[str]:
+    """The server's address once it answers at the path `sign`."""
     program = Supervised(command, os.environ, log)
-    address = f"http://127.0.0.1:{port}/v1"
+    address = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + 1200
         while True:
             try:
-                urllib.request.urlopen(f"{address}/models", timeout=10).close()
+                urllib.request.urlopen(f"{address}/{sign}", timeout=10).close()
                 break
             except OSError:
                 assert program.status() is None, log.read_text()[-2000:]
                 assert time.monotonic() < until
                 time.sleep(0.5)
-        yield address
+        yield f"{address}/v1"
     finally:
         program.stop()
 
@@ -79,7 +79,8 @@ def transformers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     start = "import sys; from transformers.cli.transformers import main; sys.argv[0] = 'transformers'; main()"
     where = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     command = [python, "-c", start, "serve", str(resolve(MODEL)), *where]
-    with serving(command, port, tmp_path_factory.mktemp("transformers") / "log") as address:
+    # Its list of models is that of the hub's cache, and an error where there is none.
+    with serving(command, port, tmp_path_factory.mktemp("transformers") / "log", "health") as address:
         yield address
 
 
@@ -90,7 +91,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     where = ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "1024", "--n_threads", "1"]
     model = ["--model", str(wheel_file(MODEL)), "--model_alias", "small"]
     command = [python, "-m", "llama_cpp.server", *model, *where]
-    with serving(command, port, tmp_path_factory.mktemp("llama") / "log") as address:
+    with serving(command, port, tmp_path_factory.mktemp("llama") / "log", "v1/models") as address:
         yield address
 
 
