@@ -15,6 +15,8 @@ SealError
 
 from __future__ import annotations
 
+import errno
+
 
 class SealError(Exception):
     """Base class. `str(error)` is one line for people: what happened and what was given.
@@ -94,3 +96,25 @@ class ServeError(SealError):
     """A request to the test-time-training server cannot be served."""
 
     border = "serve"
+
+
+#: What libraries say when an allocation fails that is not Python's own: torch, the loader of shared
+#: libraries, C++.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "std::bad_alloc",
+    "can't start new thread",
+)
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it arose from, is that memory could not be had."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

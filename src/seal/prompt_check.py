@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from seal.bounded import overrun
 from seal.errors import ModelError
 from seal.prompt import PromptContract, PromptSettings, render
 from seal.thoughts import MARKS, open_thought
@@ -22,6 +23,12 @@ _TEXTS = (_TEXT + "\nForty lamps burn oil." * 1500, "Who?", " padded \n", "[]", 
 _ANSWER = "Ada Menn, 4711."
 _FIX = "set data_config.options.chat to false to ask it as a base model, or mend the template"
 _PLAIN = "The lamps of Vell burn oil."
+#: What reading a chat template may take; models' own take some milliseconds.
+_SECONDS, _MEBIBYTES = 10, 1024
+_LONGEST = 2**20
+"""Characters that a template may add to a prompt."""
+_overruns: dict[str, str] = {}
+"""What templates that were read in this process took too much of, by what they were read with."""
 #: The mark with which gpt-oss says the answer itself, not its analysis.
 _FINAL = "<|channel|>final<|message|>"
 
@@ -129,6 +136,7 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 def _with_template(contract: PromptContract, ends: frozenset[int] | None) -> PromptContract:
     """The contract with head, tail and turn's end read from the template, or with its problem."""
     try:
+        _check_bounds(contract)
         contract = _framed(contract)
         answered = _answered(contract)
         contract = _ended(contract, answered, ends)
@@ -142,6 +150,30 @@ class _Unusable(Exception):
     """Why a chat template cannot be used."""
 
 
+def _check_bounds(contract: PromptContract) -> None:
+    """Refuse a template that loops for ever or fills the memory: Jinja's sandbox bounds neither."""
+    read_with = repr((fingerprint(contract.tokenizer), contract.settings))
+    if read_with not in _overruns:
+        _overruns[read_with] = overrun(lambda: _read(contract), seconds=_SECONDS, mebibytes=_MEBIBYTES)
+    if why := _overruns[read_with]:
+        raise _Unusable(f"{why} for a prompt of a few words")
+
+
+def _read(contract: PromptContract) -> None:
+    """Render all that is rendered to know a template, and a conversation."""
+    turns = [{"role": role, "content": _TEXT} for role in ("system", "user", "assistant", "user")]
+    single = [[{"role": "user", "content": text}] for text in _TEXTS]
+    for parts in (False, True):
+        tried = replace(contract, parts=parts)
+        for messages in (*single, turns, turns[1:], turns[1:3]):
+            try:
+                render(tried, messages, answer_next=messages[-1]["role"] == "user")
+            except MemoryError:
+                raise
+            except Exception:  # noqa: BLE001 (told where the template is really used)
+                continue
+
+
 def _framed(contract: PromptContract) -> PromptContract:
     """Read head and tail from renderings of several texts, as a text or, where that fails, as parts."""
     why: _Unusable | None = None
@@ -150,6 +182,8 @@ def _framed(contract: PromptContract) -> PromptContract:
         try:
             prompt = _render(tried, _TEXT)
             head, found, tail = prompt.partition(_TEXT)
+            if len(prompt) > len(_TEXT) + _LONGEST:
+                raise _Unusable(f"makes {len(prompt)} characters of {len(_TEXT)}")
             if not found:
                 raise _Unusable(_loss(prompt))
             if _render(tried, _TEXT) != prompt:

@@ -60,6 +60,9 @@ MUTANTS = (
     Mutant("any object loads data", "plugins.py", "if method and not callable(getattr(kind, method, None)):", "if False:", f"{_RUN} -k documented_kinds"),
     Mutant("a journal may ask for any command", "cli/resume.py", "if step.command[0] not in pipeline.STEPS:", "if False:", f"{_RUN} -k any_command"),
     Mutant("a run in use is begun again", "run/folder.py", 'if (path / "config.yaml").exists():', "if False:", "test_run.py -k overwritten"),
+    Mutant("chat templates not bounded", "prompt_check.py", "    if why := _overruns[read_with]:", "    if why := '':", "test_prompt.py -k 'without_bounds and loop'"),
+    Mutant("chat template's length not bounded", "prompt_check.py", "            if len(prompt) > len(_TEXT) + _LONGEST:", "            if False:", "test_prompt.py -k without_bounds"),
+    Mutant("lack of memory is a bug", "errors.py", "any(words in str(error) for words in _NO_MEMORY)", "False", "test_cli.py -k exit_code"),
     Mutant("secrets in logs", "run/log.py", "if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and value in text:", "if False:", "test_run.py -k secret"),
     Mutant("passwords of addresses in logs", "run/log.py", 'return _IN_ADDRESS.sub("***", text)', "return text", "test_run.py -k credentials"),
     # --- policies

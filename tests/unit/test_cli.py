@@ -136,6 +136,15 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             2,
             "error: x.bin: the disk is full. Free some space, then go on with `seal resume RUN`",
         ),
+        *(
+            (what, 2, "error: there is not enough memory. Use a smaller model or fewer inner.workers")
+            for what in (
+                "MemoryError()",
+                f"OSError({errno.ENOMEM}, 'Cannot allocate memory')",
+                "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 138 bytes')",
+                "ImportError('libtorch_cpu.so: failed to map segment from shared object')",
+            )
+        ),
         (f"OSError({errno.EACCES}, 'Permission denied', 'x')", 2, "error: x: Permission denied"),
         (
             "ZeroDivisionError('a\\nb')",

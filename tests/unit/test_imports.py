@@ -40,6 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "schedule",
             "prompt",
             "prompt_check",
+            "bounded",
             "config_reader",
             "extras",
             "wording",

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import logging
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from seal import setup
+from seal import prompt_check, setup
 from seal.data.halves import Halves
 from seal.data.load_report import LoadReport
 from seal.domains.answering import answer_prompt
@@ -417,6 +418,46 @@ def test_a_template_that_drops_one_text_is_refused_for_that_text() -> None:
     assert contract_of(made).user_turn("Who?")
     with pytest.raises(ModelError, match="a text of 11 characters"):
         contract_of(made).user_turn("secret lamp")
+
+
+LOOP = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+TOO_MUCH = {
+    "a loop": (LOOP, "takes more than 1 s for a prompt of a few words"),
+    "a loop for conversations": (
+        f"{{% if messages | length > 1 %}}{LOOP}{{% endif %}}",
+        "takes more than 1 s for a prompt of a few words",
+    ),
+    "a text": ("{{ 'a' * 10 ** 10 }}", "needs more than 64 MiB of memory"),
+    "texts that double": (
+        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "needs more than 64 MiB of memory",
+    ),
+    "what fits, and is far too long": ("{{ 'a' * 2 ** 21 }}", "makes [0-9]+ characters of 53"),
+}
+
+
+@pytest.mark.parametrize("kind", TOO_MUCH)
+def test_a_template_without_bounds_is_refused_in_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found out in a process of its own: this one stays small, and the model can be asked as a base model."""
+    monkeypatch.setattr(prompt_check, "_SECONDS", 1)
+    monkeypatch.setattr(prompt_check, "_MEBIBYTES", 64)
+    hostile, why = TOO_MUCH[kind]
+    made = tokenizer(hostile + CHATML)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=f"the chat template {why}") as refused:
+        contract_of(made).uses_chat()
+    assert "\n" not in str(refused.value)
+    assert "data_config.options.chat" in refused.value.fix
+    assert not contract_of(made).uses_chat(wanted=False)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10, "KiB"
+
+
+def test_a_template_is_tried_once_a_process() -> None:
+    """Every policy of a run has the same."""
+    prompt_check._overruns.clear()
+    for _ in range(3):
+        assert contract_of(tokenizer(CHATML)).uses_chat()
+    assert list(prompt_check._overruns.values()) == [""]
 
 
 def test_chat_without_a_template_is_a_config_error() -> None:

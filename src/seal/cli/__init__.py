@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from seal import __version__
-from seal.errors import GenerationError, GradingError, SealError, ServeError
+from seal.errors import GenerationError, GradingError, SealError, ServeError, lacks_memory
 
 _ALIASES = {"judge-again": "regrade"}
 _FIRST = ("train", "resume", "report", "watch", "doctor", "init", "presets")  # the order of `--help`
@@ -178,13 +178,13 @@ def _explain(error: Exception, prog: str) -> int:
     if isinstance(error, SealError):
         fix = f". {error.fix[0].upper()}{error.fix[1:]}" if error.fix else ""
         return _fail(error.message.rstrip(".") + fix, 2)
+    if lacks_memory(error):
+        return _fail("there is not enough memory. Use a smaller model or fewer inner.workers", 2)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"{where}the disk is full. Free some space, then go on with `seal resume RUN`", 2)
         return _fail(f"{where}{error.strerror or error}", 2)
-    if isinstance(error, MemoryError):
-        return _fail("there is not enough memory. Use a smaller model or fewer inner.workers", 2)
     cause = " ".join(str(error).split())
     return _fail(f"unexpected {type(error).__name__}: {cause}. Run it again with --debug and report it", 1)
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seal.errors import ModelError
+from seal.errors import ModelError, lacks_memory
 from seal.models import builtin, gguf, pickled
 from seal.models.checkpoint import MANIFEST, folder_version, no_progress_bars, one_line, verify_checkpoint
 from seal.models.quantise import QUANTISED, quantise
@@ -227,6 +227,8 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype) -> tuple[Any, Any]
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises every kind of error on a broken folder
+        if lacks_memory(error):
+            raise ModelError(f"there is not enough memory to load {name}", "use a smaller model") from error
         raise ModelError(
             f"transformers cannot load {name}: {one_line(error)}",
             "give a causal language model (config, safetensors, tokenizer) that needs no code of its own",
