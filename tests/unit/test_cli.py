@@ -141,7 +141,7 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             for what in (
                 "MemoryError()",
                 f"OSError({errno.ENOMEM}, 'Cannot allocate memory')",
-                "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 138 bytes')",
+                "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: tried 138 bytes')",
                 "ImportError('libtorch_cpu.so: failed to map segment from shared object')",
             )
         ),
@@ -157,6 +157,15 @@ def test_errors_are_one_line_and_have_an_exit_code(
     verb: str, capsys: Output, what: str, code: int, line: str
 ) -> None:
     assert run(capsys, verb, what) == (code, "", f"{line}\n")
+
+
+def test_a_file_is_not_blamed_for_memory_that_is_not_there(verb: str, capsys: Output) -> None:
+    what = "DataError('x: cannot be read: Cannot allocate memory', 'make the file readable')"
+    assert run(capsys, verb, what) == (
+        2,
+        "",
+        "error: x: cannot be read: Cannot allocate memory. Use a smaller model or fewer inner.workers\n",
+    )
 
 
 def test_debug_shows_the_traceback(verb: str, capsys: Output) -> None:

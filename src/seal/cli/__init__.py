@@ -32,6 +32,7 @@ _FIRST = ("train", "resume", "report", "watch", "doctor", "init", "presets")  # 
 #: default, a neighbour that keeps one of two cores busy slows small operations thirtyfold; with this,
 #: twofold, and on a quiet machine they lose an eighth.
 _THREADS = {"GOMP_SPINCOUNT": "10000"}
+_LESS = "Use a smaller model or fewer inner.workers"
 _DEBUG = "--debug, with any command, shows the full traceback of an error."
 
 
@@ -176,10 +177,11 @@ def summary(verb: str) -> str:
 
 def _explain(error: Exception, prog: str) -> int:
     if isinstance(error, SealError):
-        fix = f". {error.fix[0].upper()}{error.fix[1:]}" if error.fix else ""
-        return _fail(error.message.rstrip(".") + fix, 2)
+        lacking = "memory" in error.message and lacks_memory(error)  # then not the file is at fault
+        fix = _LESS if lacking else error.fix[:1].upper() + error.fix[1:]
+        return _fail(error.message.rstrip(".") + (f". {fix}" if fix else ""), 2)
     if lacks_memory(error):
-        return _fail("there is not enough memory. Use a smaller model or fewer inner.workers", 2)
+        return _fail(f"there is not enough memory. {_LESS}", 2)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
