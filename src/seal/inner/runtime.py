@@ -50,6 +50,10 @@ class Runtime:
         """Full names of the layers that can be adapted."""
         self.layouts: dict[tuple[int, tuple[str, ...]], SlotLayout] = {}
         """By rank and layers, see `layout_of`."""
+        self.targets: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """Full names of the layers that a config's targets mean, once they were looked up."""
+        self.max_tokens = window(model) or 1 << 30
+        """Longest sequence the model has positions for."""
         self._decoder: nn.Module = model.get_decoder()
         self._decoder_output: Callable[..., Any] = dict
         head = model.get_output_embeddings()
@@ -79,11 +83,6 @@ class Runtime:
     def n_layers(self) -> int:
         """Decoder layers, for the key-value cache."""
         return int(self.model.config.get_text_config().num_hidden_layers)
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest sequence the model has positions for."""
-        return window(self.model) or 1 << 30
 
     @property
     def vocabulary(self) -> int:
