@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +133,7 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
 
         return _built(
             KnowledgeIncorporation,
+            {"choices": REWARDS.get(config.reward, BaseRewardModel).needs_choices} | options,
             prompt_type=data.prompt_type,
             templates=data.prompt_templates or None,
             split_newlines=data.split_newlines,
@@ -141,13 +142,12 @@ def make_domain(config: SEALConfig, grader: Grader | None) -> BaseDomain:
             max_length=config.max_length,
             check=config.generation.check,
             grader=grader,
-            **{"choices": REWARDS.get(config.reward, BaseRewardModel).needs_choices} | options,
         )
     if config.domain == "few_shot_learning":
         from seal.arc.sources import domain_options
         from seal.domains.few_shot import FewShotLearning
 
-        return _built(FewShotLearning, batch_size=config.inner.batch_size, **domain_options(options))
+        return _built(FewShotLearning, domain_options(options), batch_size=config.inner.batch_size)
     domain: BaseDomain = build(load_kind(DOMAINS, config.domain, "domain", BaseDomain), **options)
     return domain
 
@@ -187,9 +187,15 @@ def check_tasks(domain: BaseDomain, tasks: Iterable[Task], loaded: LoadedModel) 
         domain.check(task, loaded.tokenizer, limit)
 
 
-def _built(kind: type[BaseDomain], **options: Any) -> BaseDomain:
+def _built(kind: type[BaseDomain], options: Mapping[str, Any], **settings: Any) -> BaseDomain:
+    """A domain from its own options and from settings that stand elsewhere in the config."""
+    for name in settings.keys() & options.keys():
+        raise ConfigError(
+            f"data_config.options.{name}: a setting of its own says that",
+            f"remove it; see `seal init` for where {name} stands",
+        )
     try:
-        return kind(**options)
+        return kind(**options, **settings)
     except TypeError as error:
         raise ConfigError(f"data_config.options: {error}", "remove the option, or correct its name") from None
 
