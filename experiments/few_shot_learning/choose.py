@@ -1,7 +1,7 @@
 """Which families make a policy read the puzzle? `python experiments/few_shot_learning/choose.py GATE_RUN`.
 
 Reads the arms `geometry`, `colours` and `both` of a gate run (no reinforcement learning). Of the families
-that geometry keeps, the two are taken where geometry is furthest ahead of the better of the other two recipes;
+that geometry keeps, the two are taken where it is furthest ahead of the better of the other two recipes;
 likewise of those that new colours keep. Families that their own recipe solves in fewer than 60 % come last.
 Prints the table, and the families of both halves, in turn, as the last line.
 """

@@ -51,6 +51,8 @@ class Pack:
 
     def padded_rows(self) -> tuple[PaddedRows, ...]:
         """The sequences as rows of padded batches: on a CPU few calls of rows of like length, else one."""
+        if not self.spans:
+            raise RuntimeError("attention goes over padded rows here, whose places no recording knows")
         if not self._rows:
             device = self.input_ids.device
             every = (tuple(range(len(self.spans))),)
@@ -65,6 +67,10 @@ class Pack:
             at = on_device(bounds, self.input_ids.device, torch.int32)
             self._offsets = at, max(b - a for a, b in self.spans)
         return self._offsets
+
+    def fix_offsets(self, bounds: Tensor, longest: int) -> None:
+        """Have `offsets` give a tensor that its owner writes to."""
+        self._offsets = bounds, longest
 
 
 def length_buckets(lengths: Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from seal.inner.fit import Fit, Row
-from seal.inner.packing import pack
+from seal.inner.packing import Pack, pack
 from seal.inner.precision import in_full
+from seal.inner.recorded import Rows
 from seal.inner.runtime import Runtime
 from seal.inner.transfer import on_device
 
@@ -52,36 +53,54 @@ def _cut(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
 
 def forward_backward(runtime: Runtime, group: Sequence[Row], accumulate: bool) -> tuple[list[Fit], Tensor]:
     """One pass. Brings each job's share to its gradient; returns the jobs and their shares of the loss."""
-    device = runtime.device
-    packed = pack(
-        [r.row.ids for r in group],
-        [r.fit.place for r in group],
-        device,
-        multiple=runtime.pass_multiple,
-        training=True,
-        accumulate=accumulate,
-        dropout=[(r.dropout_seed, r.fit.job.training.dropout) for r in group],
-    )
+    rows, counts = _rows(group)
+    stacks = {id(r.fit.place.stack): r.fit.place.stack for r in group}
+    dropout = [(r.dropout_seed, r.fit.job.training.dropout) for r in group]
+    terms: Tensor | None = None
+    if len(stacks) == 1 and not any(p for _, p in dropout):
+        (stack,) = stacks.values()
+        terms = runtime.recordings.find(stack, rows, accumulate, _take)
+    if terms is None:
+        device = runtime.device
+        packed = pack(
+            rows.ids,
+            [r.fit.place for r in group],
+            device,
+            multiple=runtime.pass_multiple,
+            training=True,
+            accumulate=accumulate,
+            dropout=dropout,
+        )
+        at, targets = on_device(rows.before, device), on_device(rows.targets, device)
+        terms = _take(runtime, packed, at, targets, on_device(rows.weights, device, runtime.state_dtype))
+    fits = list({id(r.fit): r.fit for r in group}.values())
+    return fits, _sums(terms, [counts[id(fit)] for fit in fits])
+
+
+def _rows(group: Sequence[Row]) -> tuple[Rows, dict[int, int]]:
+    """The rows of a pass, and how many labelled tokens each job has in it."""
     before, targets, weights = [], [], []
-    counts: dict[int, int] = {}  # of labelled tokens, by job
-    for r, (start, _) in zip(group, packed.spans, strict=True):
+    counts: dict[int, int] = {}
+    start = 0
+    for r in group:
         labelled = r.row.labelled()
         before += [start + i - 1 for i in labelled]
         targets += [r.row.ids[i] for i in labelled]
         weights += [r.weight] * len(labelled)
         counts[id(r.fit)] = counts.get(id(r.fit), 0) + len(labelled)
-    at = on_device(before, device)
+        start += len(r.row.ids)
+    rows = Rows([r.row.ids for r in group], [r.fit.place.slot for r in group], before, targets, weights)
+    return rows, counts
+
+
+def _take(runtime: Runtime, packed: Pack, at_K: Tensor, targets_K: Tensor, weights_K: Tensor) -> Tensor:
+    """Forward and backward: writes the adapters' gradients, returns the labelled positions' losses (K,)."""
     with torch.enable_grad(), runtime.serving(packed):
         hidden_TD = runtime.hidden(packed)
-        terms, grad_KD = _head(
-            runtime,
-            hidden_TD.detach().index_select(0, at),
-            on_device(targets, device),
-            on_device(weights, device, runtime.state_dtype),
-        )
-        hidden_TD.backward(torch.zeros_like(hidden_TD).index_copy_(0, at, grad_KD))
-    fits = list({id(r.fit): r.fit for r in group}.values())
-    return fits, _sums(terms, [counts[id(fit)] for fit in fits])
+        kept_KD = hidden_TD.detach().index_select(0, at_K)
+        terms, grad_KD = _head(runtime, kept_KD, targets_K, weights_K)
+        hidden_TD.backward(torch.zeros_like(hidden_TD).index_copy_(0, at_K, grad_KD))
+    return terms
 
 
 def _sums(terms_K: Tensor, counts: Sequence[int]) -> Tensor:

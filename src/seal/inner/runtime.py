@@ -18,6 +18,7 @@ from seal.inner.memory import keep_freed_memory
 from seal.inner.multi_lora import SIBLINGS, LayerGroup
 from seal.inner.packing import Pack
 from seal.inner.precision import full_dtype
+from seal.inner.recorded import Recordings
 from seal.models.lora import linear_modules
 from seal.models.window import window
 
@@ -61,6 +62,7 @@ class Runtime:
         self.recompute = False
         """Whether a training pass keeps the input of each decoder layer alone, and computes the rest again in
         its backward pass: half as slow again, in a fraction of the memory."""
+        self.recordings = Recordings(self)
         self._blocks = _decoder_layers(self._decoder, self.n_layers)
         self._attention = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
         self._pack: Pack | None = None

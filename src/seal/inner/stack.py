@@ -16,6 +16,7 @@ from seal.inner.grouped import GroupOffsets
 from seal.inner.transfer import on_device
 
 if TYPE_CHECKING:
+    from seal.inner.recorded import Recording, Shape
     from seal.inner.runtime import Runtime
     from seal.records import TrainingConfig
 
@@ -45,6 +46,8 @@ class AdapterStack:
         own = self.state.weights if self.state is not None and runtime.factor_dtype == full else None
         self.factors = torch.empty(shape, dtype=runtime.factor_dtype, device=device) if own is None else own
         self.dtype = self.factors.dtype
+        self.recordings: dict[Shape, Recording | None] = {}
+        """Of training passes, by shape; None: seen once."""
         self._views: dict[tuple[int, int], tuple[dict[int, GroupFactors], dict[int, GroupFactors]]] = {}
 
     def put(self, slot: int, adapter: Adapter) -> None:
