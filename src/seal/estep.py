@@ -100,32 +100,35 @@ class EStep:
 
         if all(self.run.journal.get("trial", spec.key) is not None for spec in specs):
             return [found for spec in specs if (found := recall(spec.key)) is not None]
-        works = {spec.key: self.evaluator.work(spec, tasks[spec.edit.task_id]) for spec in specs}
+        made = self.evaluator.prepared(specs, tasks)
+        works = {p.spec.key: p.work for p in made}
         source = self._sources(works)
-        own = [spec for spec in specs if source[spec.key] == spec.key]
+        own = [p for p in made if source[p.spec.key] == p.spec.key]
         if len(own) < len(specs):
             log.info("%s: %d self-edits come to %d adapters", arm, len(specs), len(own))
 
-        done = {spec.key for spec in own if recall(spec.key) is not None}
+        done = {p.spec.key for p in own if self.run.journal.get("trial", p.spec.key) is not None}
         stage = f"training adapters ({arm})"
         if len(done) < len(own):
             self.run.progress(stage, len(done), len(own))
             with self.phase("adapt", iteration, arm) as phase:
-                for trial in self.evaluator.trials(own, tasks, before, done, self.batch):
-                    key = f"{trial.edit_id}/r{trial.repeat}"
-                    self.record("trial", key, replace(trial, work=works[key]))
-                    done.add(key)
-                    trace.measured(trial, tasks[trial.task_id].target)
+                for trials in self.evaluator.trials(own, tasks, before, done, self.batch):
+                    keyed = {f"{trial.edit_id}/r{trial.repeat}": trial for trial in trials}
+                    self.run.record_missing("trial", {k: replace(t, work=works[k]) for k, t in keyed.items()})
+                    done |= keyed.keys()
                     self.run.progress(stage, len(done), len(own))
-                    phase.tokens += trial.outcome.timings.train_tokens
-                    if trial.problem:
-                        log.warning("self-edit %s cannot be applied: %s", trial.edit_id, trial.problem)
-                    if len(done) % self.batch == 0 or len(done) == len(own):
-                        log.info("%s: %d of %d adapters measured", arm, len(done), len(own))
+                    for trial in trials:
+                        trace.measured(trial, tasks[trial.task_id].target)
+                        phase.tokens += trial.outcome.timings.train_tokens
+                        if trial.problem:
+                            log.warning("self-edit %s cannot be applied: %s", trial.edit_id, trial.problem)
+                    log.info("%s: %d of %d adapters measured", arm, len(done), len(own))
+        twins = {}
         for spec in specs:
             if source[spec.key] != spec.key and (known := recall(source[spec.key])) is not None:
                 twin = self.evaluator.twin(spec, tasks[spec.edit.task_id], known)
-                self.record("trial", spec.key, replace(twin, work=works[spec.key]))
+                twins[spec.key] = replace(twin, work=works[spec.key])
+        self.run.record_missing("trial", twins)
         return [found for spec in specs if (found := recall(spec.key)) is not None]
 
     def _sources(self, works: Mapping[str, str]) -> dict[str, str]:
@@ -167,8 +170,8 @@ def write_edits(
     with timed(run, "write", iteration, part) as phase:
         edits = sampler.generate(tasks, n, policy, iteration, partial(run.progress, "writing self-edits"))
         phase.tokens = sum(edit.n_tokens for edit in edits)
+    run.record_missing("edit", {edit.id: edit for edit in edits})
     for edit in edits:
-        run.record_once("edit", edit.id, edit)
         trace.written(edit)
     return edits
 

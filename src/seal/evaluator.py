@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from seal.records import (
     AdaptJob,
     AdaptOutcome,
     Baseline,
+    EditFinding,
     EvalPrompt,
     JobError,
     Performance,
@@ -46,6 +48,20 @@ class TrialSpec:
     def key(self) -> str:
         """Journal key of the trial."""
         return f"{self.edit.id}/r{self.repeat}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A trial as the engine's job, or why there is none."""
+
+    spec: TrialSpec
+    job: AdaptJob | None
+    problem: str = ""
+    work: str = ""
+    """Digest of what is trained and asked, by which policy: the same digest, the same outcome. Empty where
+    that is not known: an edit that cannot be applied, a domain that trains by itself."""
+    findings: tuple[EditFinding, ...] = ()
+    """What the domain says of the edit."""
 
 
 def scored(eval_prompts: Sequence[EvalPrompt]) -> tuple[EvalPrompt, ...]:
@@ -134,77 +150,71 @@ class Evaluator:
                 yield Baseline(outcome.job_id, self.loaded.version, performance, outcome.baseline)
         _raise_ungraded(ungraded)
 
+    def prepared(self, specs: Sequence[TrialSpec], tasks: Mapping[str, Task]) -> list[Prepared]:
+        """The trials as jobs."""
+        asked: dict[tuple[str, bool], tuple[EvalPrompt, ...]] = {}
+        made = []
+        for spec in specs:
+            task, asking = tasks[spec.edit.task_id], (spec.edit.task_id, spec.only_score)
+            if asking not in asked:  # every edit of a task is asked the same
+                asked[asking] = self._asked(task, spec.only_score)
+            job, problem = None, ""
+            try:
+                job = self._job(spec, task, asked[asking])
+            except InvalidEdit as error:
+                problem = str(error)
+            work = self._work(job) if job is not None and self.domain.batched else ""
+            findings = self.domain.findings(task, spec.edit.completion)
+            made.append(Prepared(spec, job, problem, work, findings))
+        return made
+
     def trials(
         self,
-        specs: Sequence[TrialSpec],
+        made: Sequence[Prepared],
         tasks: Mapping[str, Task],
         before: Mapping[str, Performance],
         done: Collection[str] = (),
         batch: int = 1,
-    ) -> Iterator[Trial]:
-        """Every trial, as it is done. An edit that cannot be applied gives a trial with its problem.
+    ) -> Iterator[tuple[Trial, ...]]:
+        """Every trial; those of a batch together, as it is done. An edit that cannot be applied gives a trial
+        with its problem.
 
         Batches of which every trial is `done` (keys) are left out; the others are run again whole.
 
         Raises:
             GradingError: answers could not be graded; raised after all other trials were yielded.
         """
-        jobs: dict[str, AdaptJob] = {}
-        for spec in specs:
-            task = tasks[spec.edit.task_id]
-            try:
-                jobs[spec.key] = self._job(spec, task)
-                trace.job(jobs[spec.key], self.loaded.tokenizer)
-            except InvalidEdit as error:
-                if spec.key in done:
-                    continue
-                failure = AdaptOutcome(spec.key, error=JobError(error.border, str(error)))
-                yield self._trial(spec, task, before, failure, None, str(error))
-        by_key = {spec.key: spec for spec in specs}
+        by_key = {p.spec.key: p for p in made}
+        broken = [p for p in made if p.job is None and p.spec.key not in done]
+        if broken:
+            yield tuple(self._broken(p, before) for p in broken)
+        parts = cut([p.job for p in made if p.job is not None], batch if self.domain.batched else 1)
+        parts = [part for part in parts if not all(job.id in done for job in part)]
         ungraded: list[str] = []
-        parts = cut(list(jobs.values()), batch if self.domain.batched else 1)
-        left = [job for part in parts if not all(job.id in done for job in part) for job in part]
-        if self.domain.batched:
-            only_score = any(spec.only_score for spec in specs)
-            of = {job.id: tasks[by_key[job.id].edit.task_id] for job in left}
-            outcomes = self._run(left, of, only_score)
-        else:
-            outcomes = self._one_by_one({job.id: job for job in left}, by_key, tasks)
-        for outcome in outcomes:
-            spec = by_key[outcome.job_id]
-            task = tasks[spec.edit.task_id]
-            if outcome.error is not None:
-                if outcome.error.border != AdaptError.border:
-                    raise_error(outcome.error)
-                yield self._trial(spec, task, before, outcome, None, outcome.error.message)
-                continue
-            try:
-                after = self._after(spec, task, outcome)
-            except GradingError as error:
-                ungraded.append(str(error))
-            else:
-                yield self._trial(spec, task, before, outcome, after)
-        _raise_ungraded(ungraded)
-
-    def work(self, spec: TrialSpec, task: Task) -> str:
-        """Digest of what a trial trains and asks, by which policy: the same digest, the same outcome.
-
-        Empty where that is not known: an edit that cannot be applied, a domain that trains by itself.
-        """
-        if not self.domain.batched:
-            return ""
+        ready: dict[int, list[Trial]] = defaultdict(list)
+        part_of = {job.id: number for number, part in enumerate(parts) for job in part}
+        missing = [len(part) for part in parts]
         try:
-            job = self._job(spec, task)
-        except InvalidEdit:
-            return ""
-        what = (self.loaded.version, job.sequences, job.training, job.eval_prompts, job.seed)
-        return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+            for outcome in self._outcomes([job for part in parts for job in part], by_key, tasks):
+                part, known = part_of[outcome.job_id], by_key[outcome.job_id]
+                try:
+                    task = tasks[known.spec.edit.task_id]
+                    ready[part].append(self._measured(known, task, before, outcome))
+                except GradingError as error:
+                    ungraded.append(str(error))
+                missing[part] -= 1
+                if not missing[part] and part in ready:
+                    yield tuple(ready.pop(part))
+        except SealError:
+            yield from map(tuple, ready.values())
+            raise
+        _raise_ungraded(ungraded)
 
     def twin(self, spec: TrialSpec, task: Task, known: Trial) -> Trial:
         """The trial of `spec`, whose work is that of the `known` trial: nothing is trained again."""
         outcome = replace(known.outcome, job_id=spec.key, timings=Timings())
-        before = {task.id: known.before}
-        return self._trial(spec, task, before, outcome, known.after, known.problem)
+        same = Prepared(spec, None, findings=self.domain.findings(task, spec.edit.completion))
+        return self._trial(same, {task.id: known.before}, outcome, known.after, known.problem)
 
     def _run(
         self, jobs: Iterable[AdaptJob], tasks: Mapping[str, Task], only_score: bool
@@ -213,15 +223,45 @@ class Evaluator:
         more = None if only_score else self.domain.follow_up
         return self.loop.run(jobs, FollowUp(more, tasks) if more is not None else None)
 
-    def _job(self, spec: TrialSpec, task: Task) -> AdaptJob:
+    def _outcomes(
+        self, jobs: Sequence[AdaptJob], made: Mapping[str, Prepared], tasks: Mapping[str, Task]
+    ) -> Iterator[AdaptOutcome]:
+        specs = {job.id: made[job.id].spec for job in jobs}
+        for job in jobs:
+            trace.job(job, self.loaded.tokenizer)
+        if not self.domain.batched:
+            return self._one_by_one({job.id: job for job in jobs}, specs, tasks)
+        of = {job.id: tasks[specs[job.id].edit.task_id] for job in jobs}
+        return self._run(jobs, of, any(spec.only_score for spec in specs.values()))
+
+    def _measured(
+        self, made: Prepared, task: Task, before: Mapping[str, Performance], outcome: AdaptOutcome
+    ) -> Trial:
+        """Raises `GradingError`, and what made the job fail where that was not its training."""
+        if outcome.error is None:
+            return self._trial(made, before, outcome, self._after(made.spec, task, outcome))
+        if outcome.error.border != AdaptError.border:
+            raise_error(outcome.error)
+        return self._trial(made, before, outcome, None, outcome.error.message)
+
+    def _broken(self, made: Prepared, before: Mapping[str, Performance]) -> Trial:
+        failure = AdaptOutcome(made.spec.key, error=JobError(InvalidEdit.border, made.problem))
+        return self._trial(made, before, failure, None, made.problem)
+
+    def _asked(self, task: Task, only_score: bool) -> tuple[EvalPrompt, ...]:
+        prompts = self.domain.eval_prompts(task, self.loaded.tokenizer) if self.domain.batched else ()
+        return scored(prompts) if only_score else prompts
+
+    def _work(self, job: AdaptJob) -> str:
+        what = (self.loaded.version, job.sequences, job.training, job.eval_prompts, job.seed)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+    def _job(self, spec: TrialSpec, task: Task, eval_prompts: tuple[EvalPrompt, ...]) -> AdaptJob:
         completion = spec.edit.completion
         rows = self.domain.training_sequences(task, completion, self.loaded.tokenizer)
         if self.pad_to:
             rows = tuple(self._padded(row) for row in rows)
         training = self.domain.training_config(completion, self.training)
-        eval_prompts = self.domain.eval_prompts(task, self.loaded.tokenizer) if self.domain.batched else ()
-        if spec.only_score:
-            eval_prompts = scored(eval_prompts)
         seed = derive(self.run_seed, spec.edit.task_id, spec.repeat)
         return AdaptJob(spec.key, rows, training, eval_prompts, seed, baseline=False)
 
@@ -232,16 +272,16 @@ class Evaluator:
 
     def _trial(
         self,
-        spec: TrialSpec,
-        task: Task,
+        made: Prepared,
         before: Mapping[str, Performance],
         outcome: AdaptOutcome,
         after: Performance | None,
         problem: str = "",
     ) -> Trial:
+        spec, edit = made.spec, made.spec.edit
         return Trial(
-            spec.edit.id, task.id, spec.repeat, spec.arm, spec.iteration, self.loaded.version,
-            before[task.id], after, outcome, problem, self.domain.findings(task, spec.edit.completion),
+            edit.id, edit.task_id, spec.repeat, spec.arm, spec.iteration, self.loaded.version,
+            before[edit.task_id], after, outcome, problem, made.findings,
         )  # fmt: skip
 
     def _after(self, spec: TrialSpec, task: Task, outcome: AdaptOutcome) -> Performance:

@@ -161,10 +161,10 @@ class SEALFramework:
             threshold=self.reward_model.keep_above,
             floors=self._floors(results),
         )
-        decided = {d.edit.id: d.reward for d in selection.decisions}
-        for r in results:
-            result = replace(r, reward=decided.get(r.edit_id, r.reward))
-            self.folder.record("result", r.edit_id, result)
+        rewards = {d.edit.id: d.reward for d in selection.decisions}
+        decided = [replace(r, reward=rewards.get(r.edit_id, r.reward)) for r in results]
+        self.folder.record_all("result", {r.edit_id: r for r in decided})
+        for result in decided:
             trace.rewarded(result)
         pairs = selection.pairs
         out = self.folder.checkpoints / f"policy-{iteration + 1}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -45,6 +46,7 @@ _ENDINGS = 2
 Span = tuple[int, int]
 
 
+@lru_cache(maxsize=16)  # what to train on and what to tell are asked one after the other
 def check_edit(completion: str, instruction: str, passage: str, title: str = "") -> tuple[EditFinding, ...]:
     """What is wrong with `completion`, in the order of the text.
 
@@ -151,12 +153,13 @@ def _echoes(text: str, units: Sequence[Span], asked: set[tuple[str, str]]) -> li
 def _unsupported(text: str, units: Sequence[Span], known: str) -> list[EditFinding]:
     """The first place of every name and number that `known` does not have; a last word cut short is none."""
     have, within, end = set(normalise(known)), capitals_within(known), len(text.rstrip())
+    stems = {stem for word in have if word.isalpha() for stem in _stems(word)}
     found, seen = [], set()
     for start, stop in _pieces(text, units):
         piece = text[start:stop]
         for a, b in sorted([*name_spans(piece, within), *number_spans(piece)]):
             said = normalise(piece[a:b])
-            if start + b < end and said not in seen and not all(_known(word, have) for word in said):
+            if start + b < end and said not in seen and not all(_known(word, have, stems) for word in said):
                 seen.add(said)
                 found.append(_finding("unsupported", text, start + a, start + b))
     return found
@@ -171,17 +174,14 @@ def _pieces(text: str, units: Sequence[Span]) -> Iterator[Span]:
             yield (label.end() if label else a), b
 
 
-def _known(word: str, have: set[str]) -> bool:
+def _known(word: str, have: set[str], stems: set[str]) -> bool:
     """Whether the passage has the word, up to a short ending; numbers must be equal."""
-    if word in have or not word.isalpha():
-        return word in have
-    return any(
-        h.isalpha()
-        and min(len(h), len(word)) > LOOP
-        and abs(len(h) - len(word)) <= _ENDINGS
-        and (h.startswith(word) or word.startswith(h))
-        for h in have
-    )
+    return word in have or (word.isalpha() and (word in stems or not have.isdisjoint(_stems(word))))
+
+
+def _stems(word: str) -> list[str]:
+    """The word without its last letters, as far as enough is left to tell it by."""
+    return [word[: len(word) - n] for n in range(_ENDINGS + 1) if len(word) - n > LOOP]
 
 
 def _without_label(text: str) -> str:

@@ -108,6 +108,15 @@ def test_the_server_under_load(tmp_path: Path) -> None:
     assert page.count("|---|---|---|") == 1
 
 
+@pytest.mark.parametrize("domain", ["knowledge", "arc"])
+def test_the_drivers_share(domain: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.driver", "--jobs", "24", "--domain", domain]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["trained"] == found["jobs"] == 24
+    assert found["cpu_ms_a_job"] > 0
+
+
 def test_parts_that_are_not_there_are_refused() -> None:
     command = [sys.executable, "-m", "benchmarks.inner_loop", "--quick", "--only", "train,e-step"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)

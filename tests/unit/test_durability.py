@@ -62,6 +62,45 @@ def test_a_journal_line_is_flushed_before_it_counts(
     assert [row.key for row in Journal.read(path)] == ["1", "2", "4"]
 
 
+def test_lines_of_a_batch_are_flushed_together_and_none_counts_before(
+    tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.append_all("a", {str(n): {"n": n} for n in range(3)})
+        assert events == [("fsync", str(path))]
+        journal.append_all("a", {"1": {"n": 1}, "3": {"n": 3}})
+        assert events == [("fsync", str(path))] * 2
+        journal.append_all("a", {"2": {"n": 2}})
+        assert len(events) == 2, "nothing new, nothing written"
+        flush, before = os.fsync, path.read_bytes()
+
+        def fails(handle: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(os, "fsync", fails)
+        with pytest.raises(Exception, match="cannot be written"):
+            journal.append_all("a", {"4": {}, "5": {}})
+        assert (journal.get("a", "4"), journal.get("a", "5"), path.read_bytes()) == (None, None, before)
+        monkeypatch.setattr(os, "fsync", flush)
+        with pytest.raises(Exception, match="stands on line 1 with other data"):
+            journal.append_all("a", {"6": {}, "0": {"n": 9}})
+        assert path.read_bytes() == before
+    assert [(row.n, row.key) for row in Journal.read(path)] == [(n + 1, str(n)) for n in range(4)]
+
+
+def test_lines_flushed_together_and_cut_anywhere_leave_the_first_of_them_whole(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "journal.jsonl"
+    with Journal(whole) as journal:
+        journal.append_all("a", {str(n): {"text": "x" * n} for n in range(3)})
+    content = whole.read_bytes()
+    ends = [n + 1 for n, byte in enumerate(content) if byte == ord("\n")]
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        with Journal(path) as journal:
+            assert len(journal.rows()) == sum(end <= cut for end in ends)
+
+
 def test_a_torn_line_is_kept_on_disk_before_it_is_cut_off(tmp_path: Path, events: list[Event]) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:

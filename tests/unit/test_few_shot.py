@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -328,6 +329,17 @@ def test_the_engine_learns_the_rows_and_scores_the_answers(
     assert before.log_likelihood != after.log_likelihood
 
 
+def test_what_goes_to_other_processes_with_every_batch_is_small(small: tuple[FewShotLearning, Task]) -> None:
+    """The domain without its tokenizer, which every worker has."""
+    tokenizer = build("tiny-random-llama")[1]
+    domain = FewShotLearning(vote="experts")
+    domain.training_sequences(small[1], EDIT.to_json(), tokenizer)
+    sent = pickle.dumps(domain.follow_up)
+    assert len(sent) < 3000 < len(pickle.dumps(tokenizer))
+    answers = [Answer(p.id, "0") for p in domain.eval_prompts(small[1], tokenizer)]
+    assert pickle.loads(sent)(small[1], answers, tokenizer) == domain.follow_up(small[1], answers, tokenizer)  # type: ignore[misc]
+
+
 def test_experts_weigh_every_candidate_through_every_view(
     tiny: Callable[..., Any], small: tuple[FewShotLearning, Task]
 ) -> None:
@@ -384,7 +396,7 @@ def test_evaluating_one_model_agrees_with_the_engine(
     assert follow is not None
     (outcome,) = LocalInnerLoop(loaded).run([job], FollowUp(follow, {"j": task}))
     assert experts.score(task, outcome.baseline) == experts.evaluate(loaded.model, loaded.tokenizer, task)
-    ((views, votes),) = experts._votes(task, outcome.adapted)
+    ((views, votes),) = experts._votes(experts._views(task), outcome.adapted)
     assert len(outcome.adapted) == len(views) * (1 + len({vote.grid for vote in votes}))
     with pytest.raises(DataError, match="evaluate was given"):
         domain.evaluate(loaded.model, loaded.tokenizer, "task")

@@ -48,7 +48,8 @@ def measured(only_score: bool) -> tuple[Performance, Trial, int]:
     evaluator = Evaluator(loaded, domain, Graded(LocalInnerLoop(loaded), grader), training, 0)
     (baseline,) = evaluator.baselines([TASK], only_score=only_score)
     before = {TASK.id: baseline.performance}
-    (trial,) = evaluator.trials([TrialSpec(EDIT, 0, "train", 0, only_score)], {TASK.id: TASK}, before)
+    made = evaluator.prepared([TrialSpec(EDIT, 0, "train", 0, only_score)], {TASK.id: TASK})
+    ((trial,),) = evaluator.trials(made, {TASK.id: TASK}, before)
     return baseline.performance, trial, grader.asked
 
 

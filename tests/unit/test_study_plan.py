@@ -96,6 +96,12 @@ def test_a_plan_chooses_the_learning_rate_and_a_text_does_not() -> None:
     assert KnowledgeIncorporation().training_config(plan, base) == base  # where edits are texts, a text
 
 
+def test_nothing_is_said_of_a_plan_that_cannot_be_read() -> None:
+    """It is a trial with its problem, so what the check says of it must not fail."""
+    domain = KnowledgeIncorporation("study_plan")
+    assert domain.findings(TASK, "{no plan}") == ()
+
+
 def test_the_policy_writes_plans_by_its_own_likelihoods(tiny: Callable[..., Any]) -> None:
     loaded = tiny("llama")
     domain = KnowledgeIncorporation("study_plan", chat=False)

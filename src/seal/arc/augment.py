@@ -171,7 +171,7 @@ def draw_colours(grids: Sequence[Array], rng: RandomState) -> dict[int, int]:
     Colours go to unused ones while there are any; the rest swap places (the official rule). The order of
     draws is that of a seeded NumPy `RandomState`.
     """
-    used = [int(c) for c in sorted(set().union(*(np.unique(g).tolist() for g in grids)) - {0})]
+    used = sorted(set().union(*(g.ravel().tolist() for g in grids)) - {0})
     free = [c for c in range(1, COLOURS) if c not in used]
     rng.shuffle(free)
     partners = [int(c) for c in rng.permutation(used)]

@@ -32,7 +32,7 @@ from seal.arc.recipe import (
 )
 from seal.arc.serialise import END, Codec, LossOn, Style, encode_pair
 from seal.arc.synthetic import rule_preserving
-from seal.arc.views import CAP, PredictionView, prediction_views, training_views
+from seal.arc.views import CAP, PredictionView, TrainView, prediction_views, training_views
 from seal.arc.vote import Attempts, Vote, attempts, best_of_experts, candidates, official_attempts
 from seal.constrained import constrained
 from seal.domains.base import BaseDomain, InvalidEdit
@@ -165,6 +165,11 @@ class FewShotLearning(BaseDomain):
             for group in sorted(groups):
                 _one_of(f"fixed.{name}", group, (*FLAGS, "colour"))
         self._codec: tuple[Any, Codec] | None = None
+        self._made: tuple[Codec, Any, dict[Any, list[TrainView]]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without tokenizer and views: `follow_up` goes to other processes with every batch."""
+        return {**self.__dict__, "_codec": None, "_made": None}
 
     def codec(self, tokenizer: PreTrainedTokenizerBase) -> Codec:
         """The codec for this tokenizer; the last one used is kept."""
@@ -216,20 +221,10 @@ class FewShotLearning(BaseDomain):
         longest = min(
             self.max_row_tokens, getattr(tokenizer, "model_max_length", None) or self.max_row_tokens
         )
-        views = training_views(
-            [to_pair(pair) for pair in task.context],
-            augmenters(recipe.groups),
-            colour=recipe.permutes_colours,
-            cap=self.cap,
-            rounds=self.rounds,
-            seed=self.seed,
-            shared=self.shared_translation,
-            accept=lambda view: codec.length(view) < longest,
-        )
+        views = self._training_views(task, recipe, codec, longest)
         if not views:
             raise InvalidEdit(
-                f"task {task.id}: no training row is below {longest} tokens",
-                "raise max_row_tokens",
+                f"task {task.id}: no training row is below {longest} tokens", "raise max_row_tokens"
             )
         try:
             check_steps(recipe, len(views), self.batch_size)
@@ -239,6 +234,20 @@ class FewShotLearning(BaseDomain):
         if loss == "output" and self.demonstration_loss:
             loss = "outputs"
         return tuple(codec.row(view, loss) for view in views)
+
+    def _training_views(self, task: Task, recipe: ArcRecipe, codec: Codec, longest: int) -> list[TrainView]:
+        """Edits of a task come one after the other and often augment alike: the last task's are kept."""
+        if self._made is None or self._made[0] is not codec or self._made[1] != task.context:
+            self._made = codec, task.context, {}
+        made, augmented = self._made[2], (recipe.groups, recipe.permutes_colours)
+        if augmented not in made:
+            pairs, colour = [to_pair(pair) for pair in task.context], recipe.permutes_colours
+            made[augmented] = training_views(
+                pairs, augmenters(recipe.groups), colour=colour, cap=self.cap, rounds=self.rounds,
+                seed=self.seed, shared=self.shared_translation,
+                accept=lambda view: codec.length(view) < longest,
+            )  # fmt: skip
+        return made[augmented]
 
     def training_config(self, completion: str, base: TrainingConfig) -> TrainingConfig:
         """`base` with the learning rate and epochs of the self-edit. Raises `InvalidEdit`."""
@@ -291,7 +300,7 @@ class FewShotLearning(BaseDomain):
         """How likely is each candidate through each view? Candidates of a test in turn, views within."""
         codec, nothing = self.codec(tokenizer), Sampling(temperature=0.0, max_new_tokens=0)
         eval_prompts = []
-        for test, (views, votes) in enumerate(self._votes(task, answers)):
+        for test, (views, votes) in enumerate(self._votes(self._views(task), answers)):
             for c, grid in enumerate(candidates(votes)[: self.candidates]):
                 for v, view in enumerate(views):
                     seen = named(named(view.inverse).inverse).apply(to_array(grid))
@@ -299,13 +308,12 @@ class FewShotLearning(BaseDomain):
                     eval_prompts.append(EvalPrompt(name, codec.prompt(view), nothing, codec.answer(seen)))
         return tuple(eval_prompts)
 
-    def _votes(self, task: Task, answers: Sequence[Answer]) -> list[tuple[list[PredictionView], list[Vote]]]:
+    def _votes(
+        self, tests: Sequence[list[PredictionView]], answers: Sequence[Answer]
+    ) -> list[tuple[list[PredictionView], list[Vote]]]:
         """The views of each test, and the grids that they gave, brought back."""
         texts = (answer.text for answer in answers)
-        return [
-            (views, read_votes(views, islice(texts, len(views)), self.serialisation))
-            for views in self._views(task)
-        ]
+        return [(views, read_votes(views, islice(texts, len(views)), self.serialisation)) for views in tests]
 
     def score(self, task: Task, answers: Sequence[Answer]) -> Performance:
         """1.0 if every test is solved within two attempts, else 0.0.
@@ -324,7 +332,7 @@ class FewShotLearning(BaseDomain):
         details: list[Detail] = []
         gold_likelihoods: list[float] = []
         taken = 0
-        for (test_views, votes), (_, gold) in zip(self._votes(task, answers), task.target, strict=True):
+        for (test_views, votes), (_, gold) in zip(self._votes(views, answers), task.target, strict=True):
             plain = answers[taken]
             taken += len(test_views)
             chosen = self._attempts(test_views, votes, more)

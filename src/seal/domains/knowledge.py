@@ -162,12 +162,16 @@ class KnowledgeIncorporation(BaseDomain):
             InvalidEdit: it should be a plan, and is none.
         """
         completion = without_thoughts(completion)
-        if self.plan_space is None or not completion.lstrip().startswith("{"):
+        if not self._planned(completion):
             return None
         try:
             return parse_plan(completion)
         except DataError as error:
             raise InvalidEdit(error.message, error.fix) from error
+
+    def _planned(self, completion: str) -> bool:
+        """Whether it is, or should be, a study plan."""
+        return self.plan_space is not None and completion.lstrip().startswith("{")
 
     def _studied(
         self, plan: StudyPlan, task: Task, tokenizer: PreTrainedTokenizerBase
@@ -199,7 +203,7 @@ class KnowledgeIncorporation(BaseDomain):
     def findings(self, task: Task, completion: str) -> tuple[EditFinding, ...]:
         """Loops, echoes of the instruction, and names and numbers that the passage lacks."""
         completion = without_thoughts(completion)
-        if self.edit_check == "off" or not completion.strip() or self.plan(completion) is not None:
+        if self.edit_check == "off" or not completion.strip() or self._planned(completion):
             return ()
         asked = f"{self.template.base}\n{self.template.chat}"
         return check_edit(completion, asked, _passage(task.context), task.title)

@@ -195,8 +195,7 @@ def import_edits(run: Run, pairs: Sequence[Pair], policy: str) -> dict[str, list
             for j, text in enumerate(article.completions)
             for name in [f"{task.id}.i0.e{j}"]
         ]
-        for edit in edits[task.id]:
-            run.record("edit", edit.id, edit)
+    run.record_all("edit", {edit.id: edit for made in edits.values() for edit in made})
     return edits
 
 

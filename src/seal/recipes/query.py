@@ -34,10 +34,9 @@ def query(estep: EStep, pairs: Sequence[Pair], out: Path, exp_name: str = "") ->
     try:
         before = estep.baselines(list(tasks.values()), 0)
         trials = estep.adapt(every, run.config.repeats, "train", 0, tasks, before)
-        for result in edit_results(
-            every, trials, tasks, setup.reward_model(run.config, estep.evaluator.domain)
-        ):
-            run.record("result", result.edit_id, result)
+        reward_model = setup.reward_model(run.config, estep.evaluator.domain)
+        results = edit_results(every, trials, tasks, reward_model)
+        run.record_all("result", {result.edit_id: result for result in results})
     finally:
         found = _result(run, pairs, edits, estep.policy.version, exp_name)
         found.write(out)

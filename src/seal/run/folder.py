@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,14 +124,22 @@ class Run:
 
     def record(self, kind: str, key: str, record: Any) -> None:
         """Write a finished item to the journal; when this returns it is safe. Listeners hear of it."""
-        self.journal.append(kind, key, record)
-        for listener in self.listeners:
-            listener(kind, record)
+        self.record_all(kind, {key: record})
+
+    def record_all(self, kind: str, records: Mapping[str, Any]) -> None:
+        """Write finished items, by key, with one flush to the disk; when this returns all are safe."""
+        self.journal.append_all(kind, records)
+        for record in records.values():
+            for listener in self.listeners:
+                listener(kind, record)
 
     def record_once(self, kind: str, key: str, record: Any) -> None:
         """Record what is new; an item that is there stays as it is."""
-        if self.journal.get(kind, key) is None:
-            self.record(kind, key, record)
+        self.record_missing(kind, {key: record})
+
+    def record_missing(self, kind: str, records: Mapping[str, Any]) -> None:
+        """Record those that are new, with one flush; items that are there stay as they are."""
+        self.record_all(kind, {k: r for k, r in records.items() if self.journal.get(kind, k) is None})
 
     def recall(self, cls: type[T], kind: str, key: str) -> T | None:
         """The finished item, or None if it is still to do."""

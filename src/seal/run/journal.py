@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,22 +91,23 @@ class Journal:
         Raises:
             RunError: the item is there with other data, or the disk is full (nothing is then left behind).
         """
-        plain = encode(data)
-        if not isinstance(plain, dict):
-            raise RunError(f"journal data must be a record or a mapping, given {type(data).__name__}")
+        self.append_all(kind, {key: data})
+
+    def append_all(self, kind: str, items: Mapping[str, Any]) -> None:
+        """Write finished items of one kind, by key, with one flush; see `append`.
+
+        A process that is killed meanwhile leaves the first of them, as whole lines.
+        """
+        plain = {key: _plain(data) for key, data in items.items()}
         with self._guard:
-            known = self._index.get((kind, key))
-            if known is not None:
-                if known.data != plain:
-                    raise RunError(
-                        f"{self.path}: {kind} {key!r} stands on line {known.n} with other data",
-                        "begin a new run: the code or the settings have changed since",
-                    )
-                return
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            row = Row(len(self._rows) + 1, kind, key, plain, now)
-            self._write(_line(row))
-            self._add(row)
+            new = [(key, data) for key, data in plain.items() if not self._stands(kind, key, data)]
+            now, n = datetime.now(UTC).isoformat(timespec="seconds"), len(self._rows)
+            rows = [Row(n + i, kind, key, data, now) for i, (key, data) in enumerate(new, 1)]
+            if rows:
+                self._write(b"".join(map(_line, rows)))
+            for row in rows:
+                self._rows.append(row)
+                self._index[row.kind, row.key] = row
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
         """The data of an item, or None when it is not finished."""
@@ -156,17 +158,23 @@ class Journal:
         )
         log.warning(self.notice)
 
-    def _add(self, row: Row) -> None:
-        self._rows.append(row)
-        self._index[row.kind, row.key] = row
+    def _stands(self, kind: str, key: str, data: dict[str, Any]) -> bool:
+        """Whether the item is there. Raises `RunError` if it is, with other data."""
+        known = self._index.get((kind, key))
+        if known is not None and known.data != data:
+            raise RunError(
+                f"{self.path}: {kind} {key!r} stands on line {known.n} with other data",
+                "begin a new run: the code or the settings have changed since",
+            )
+        return known is not None
 
-    def _write(self, line: bytes) -> None:
-        """Append a whole line or nothing."""
+    def _write(self, lines: bytes) -> None:
+        """Append whole lines or nothing."""
         if self._file < 0:
             raise RunError(f"{self.path}: the journal is closed", "open the run again")
         self._check_alone()
         try:
-            rest = memoryview(line)
+            rest = memoryview(lines)
             while rest:
                 rest = rest[os.write(self._file, rest) :]
             os.fsync(self._file)
@@ -179,7 +187,7 @@ class Journal:
             cause = "the disk is full" if full else f"cannot be written: {error.strerror}"
             fix = "free some space" if full else "check the disk"
             raise RunError(f"{self.path}: {cause}", f"{fix}, then `seal resume {self.path.parent}`") from None
-        self._size += len(line)
+        self._size += len(lines)
 
     def _check_alone(self) -> None:
         """Refuse to write where another file took the journal's place, or another process wrote to it."""
@@ -198,6 +206,13 @@ class Journal:
                 f"{self.path}: was changed by another process while this one had it open",
                 f"let one process have the run, then `seal resume {self.path.parent}`",
             )
+
+
+def _plain(data: Any) -> dict[str, Any]:
+    plain = encode(data)
+    if not isinstance(plain, dict):
+        raise RunError(f"journal data must be a record or a mapping, given {type(data).__name__}")
+    return plain
 
 
 def _line(row: Row) -> bytes:
