@@ -205,7 +205,8 @@ def _explain(error: Any, schema: type[BaseModel], origins: Mapping[KeyPath, str]
     about = f"{name}: " if name else ""
     bare = error["type"] == "string_type" and isinstance(error["input"], bool | int | float)
     fix = "; put it in quotes" if bare else ""
-    return f"{where}{about}{message}" + ("" if isinstance(error["input"], dict) else f", given {shown}{fix}")
+    told = not isinstance(error["input"], dict) and "password" not in message  # a secret is not shown again
+    return f"{where}{about}{message}" + (f", given {shown}{fix}" if told else "")
 
 
 def _sections(schema: type[BaseModel]) -> dict[str, type[BaseModel]]:

@@ -59,7 +59,7 @@ def _base_url(value: str) -> str:
     if not re.match(r"^https?://[^\s/]+", value):
         raise ValueError("must begin with http:// or https://")
     parts = urlsplit(value)
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("must hold no name, password or key: export that, and name it in api_key_env")
     return value.rstrip("/")
 

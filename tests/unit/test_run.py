@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from seal.config import SEALConfig, load_config
-from seal.errors import RunError
+from seal.errors import ConfigError, RunError
 from seal.run import log
 from seal.run.folder import Run, next_free, read_config
 from seal.run.journal import Journal
@@ -178,6 +178,18 @@ def test_logs_go_to_both_places_and_hold_no_secret(
 )
 def test_credentials_in_addresses_are_shown_nowhere(text: str, told: str) -> None:
     assert log.redact(text) == told
+
+
+@pytest.mark.parametrize("value", ["runs-hunter2x", "https://me:pw@127.0.0.1:9/runs"])
+def test_a_setting_that_holds_a_secret_begins_no_run(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_SECRET", "hunter2x")
+    config = load_config(preset="test", overrides={"wandb_project": value})
+    with pytest.raises(ConfigError, match=r"wandb_project: '.*' holds a password or key") as refused:
+        Run.create(tmp_path / "run", config)
+    assert not any(secret in str(refused.value) for secret in ("hunter2x", "pw@"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_setting_up_again_replaces_the_handlers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

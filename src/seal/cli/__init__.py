@@ -33,6 +33,7 @@ _FIRST = ("train", "resume", "report", "watch", "doctor", "init", "presets")  # 
 #: twofold, and on a quiet machine they lose an eighth.
 _THREADS = {"GOMP_SPINCOUNT": "10000"}
 _LESS = "Use a smaller model or fewer inner.workers"
+_NO_MEMORY = f"error: there is not enough memory. {_LESS}\n".encode()
 _DEBUG = "--debug, with any command, shows the full traceback of an error."
 
 
@@ -81,9 +82,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "seal") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 (the border of the process)
-        if debug:
-            traceback.print_exc()
-        return _explain(error, prog)
+        try:
+            if debug:
+                traceback.print_exc()
+            return _explain(error, prog)
+        except MemoryError:  # there is none left to say anything else with
+            os.write(2, _NO_MEMORY)
+            return 2
 
 
 def _print_anywhere() -> None:

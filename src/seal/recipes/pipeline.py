@@ -24,6 +24,7 @@ from seal.records import Plan, SelfEdit, Task
 from seal.run.codec import decode
 from seal.run.folder import Run
 from seal.run.journal import Journal
+from seal.run.log import refuse_secrets
 from seal.seeds import derive
 from seal.settings import SEALConfig
 from seal.training_config import TrainingConfig
@@ -96,6 +97,7 @@ def open_run(config: SEALConfig, step: Step) -> Run:
     """The run folder of a step: a new one, or that of an earlier call with the same settings.
 
     Raises:
+        ConfigError: the command or a setting holds a password or key.
         DataError: the result file is there, but no run of it: it is not overwritten.
         RunError: the run is another one's, or began with other settings.
     """
@@ -106,6 +108,7 @@ def open_run(config: SEALConfig, step: Step) -> Run:
     if not (folder / "config.yaml").is_file():
         if out.exists():
             raise DataError(f"{out} exists already", "choose another --out")
+        refuse_secrets(step.command, "the command")
         run = Run.create(folder, config)
     else:
         run = Run.open(folder)

@@ -22,6 +22,7 @@ from seal.errors import ConfigError, RunError
 from seal.run import environment, fingerprint
 from seal.run.codec import decode
 from seal.run.journal import Journal
+from seal.run.log import refuse_secrets
 from seal.run.progress import Progress, silent
 from seal.settings import SEALConfig
 from seal.whole_file import write_whole
@@ -60,8 +61,10 @@ class Run:
         """Begin a run in `output_dir`, which must not exist or be empty.
 
         Raises:
+            ConfigError: a setting holds a password or key.
             RunError: it holds a run or other files, is no folder, or cannot be written.
         """
+        refuse_secrets(config.model_dump(mode="json"))
         path = Path(output_dir).expanduser()
         try:
             path.mkdir(parents=True, exist_ok=True)

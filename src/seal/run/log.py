@@ -7,9 +7,12 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from seal.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +35,29 @@ def redact(text: str) -> str:
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and value in text:
             text = text.replace(value, f"<{name}>")
     return _IN_ADDRESS.sub("***", text)
+
+
+def refuse_secrets(value: Any, name: str = "") -> None:
+    """Refuse settings that would carry a secret into a run's files and to its trackers.
+
+    Args:
+        value: lists, mappings and plain values.
+        name: what the settings as a whole are called.
+
+    Raises:
+        ConfigError: a text holds credentials in an address, or the value of a secret environment variable.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_secrets(item, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            refuse_secrets(item, name)
+    elif isinstance(value, str) and (shown := redact(value)) != value:
+        raise ConfigError(
+            f"{name}: {shown!r:.120} holds a password or key, which would stand in the files of the run",
+            "leave it out, export it, and let what needs it read the environment",
+        )
 
 
 class _Plain(logging.Formatter):
