@@ -40,8 +40,8 @@ MUTANTS = (
     Mutant("no lock file", "run/journal.py", "            self._lock.acquire()\n", "", f"{_RUN} {_JOURNAL} -k 'second_process or one_process or fence or lock'"),
     Mutant("no lock of the journal itself", "run/journal.py", "fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", f"{_RUN} -k lock_file"),
     Mutant("no fence before a write", "run/journal.py", "        self._check_alone()\n", "", f"{_RUN} -k 'lost_its or zombie'"),
-    Mutant("the same item twice", "run/journal.py", "            if known is not None:\n                if known.data", "            if known is not None and known.data != plain:\n                if known.data", f"{_JOURNAL} -k same_item"),
-    Mutant("other data for an item accepted", "run/journal.py", "if known.data != plain:", "if False:", f"{_JOURNAL} -k same_item"),
+    Mutant("the same item twice", "run/journal.py", "        return known is not None\n", "        return False\n", f"{_JOURNAL} -k same_item"),
+    Mutant("other data for an item accepted", "run/journal.py", "if known is not None and known.data != data:", "if False:", f"{_JOURNAL} -k same_item"),
     Mutant("a journal may be a link", "run/journal.py", "if file.is_symlink():", "if False:", f"{_RUN} -k 'no_link'"),
     # --- the run folder
     Mutant("whole files without fsync", "whole_file.py", "            os.fsync(file.fileno())\n", "", _DURABLE),
