@@ -5,7 +5,7 @@ runs it and however many workers there are. Free workers pull the dearest batch 
 than the best plan there is (Graham 1969). A worker far away is sent its next batch ahead, while there are
 plenty: not when another one might be idle for want of it. A batch whose worker ended is run again, whole, by
 another. After two ends inside one batch it is split, and a job that is alone in its batch then is set aside
-with an error.
+with an error. A worker that is about to leave ends what it has and gets nothing new.
 
 A server's jobs come one at a time, join what a worker is at, and are taken first come, first served.
 """
@@ -197,7 +197,7 @@ class _Run:
     def _next(self, worker: Worker) -> _Work | None:
         if self._size is None and not self._todo:
             self._read_one()
-        others = [w for w in self.workers if w is not worker]
+        others = [w for w in self.workers if w is not worker and w.ready]
         for work in self._todo:
             if work.avoid is not worker or not others:
                 self._todo.remove(work)

@@ -19,7 +19,9 @@ import psutil
 import pytest
 
 from inner_contract import RECIPE, ask_on, job
+from seal.batches import Batch
 from seal.cluster.crew import RayCrew, RaySettings
+from seal.cluster.member import RayWorker
 from seal.cluster.session import Session
 from seal.engine import EngineSettings, inner_loop
 from seal.inner.loop import LocalInnerLoop
@@ -216,3 +218,52 @@ def test_a_node_that_leaves_takes_no_batch_with_it_and_one_that_joins_gets_work(
                 )
             found[outcome.job_id] = untimed(outcome)
         assert found == expected
+
+
+def test_a_node_that_says_it_leaves_ends_its_batch_and_gets_no_other(
+    two_nodes: Any,
+    policy: Path,
+    expected: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the command that an operator gives; Ray does the same for a node that is ended with notice."""
+    caplog.set_level("INFO", logger="seal")
+    monkeypatch.setattr("seal.cluster.crew._LOOK_S", 0.2)
+    sent: list[tuple[str, tuple[str, ...]]] = []
+    send = RayWorker.send
+
+    def noted(self: RayWorker, batch: Batch) -> None:
+        sent.append((self._node, tuple(job.id for job in batch.jobs)))
+        send(self, batch)
+
+    monkeypatch.setattr(RayWorker, "send", noted)
+    crew = crew_at(two_nodes.address, "draining", policy)
+    pool = Pool(crew.workers(), 2, attend=crew.attend)
+    leaving, before = "", 0
+    with closing(pool):
+        for _ in range(3):
+            found: dict[str, Any] = {}
+            for outcome in pool.run(some_jobs()):
+                if not leaving and len({node for node, _ in sent}) == 2:
+                    leaving = sent[-1][0]
+                    drain(two_nodes.address, leaving)
+                    until = time.monotonic() + 60
+                    while not crew.leaving(leaving) and time.monotonic() < until:
+                        crew.attend(pool.workers)
+                        time.sleep(0.05)
+                    before = len(sent)
+                found[outcome.job_id] = untimed(outcome)
+            assert found == expected
+    assert before
+    assert leaving not in {node for node, _ in sent[before:]}
+    assert len(sent) == 3 * 6, "nothing was done again"
+    assert "is about to leave" in caplog.text
+    assert "a worker ended" not in caplog.text
+
+
+def drain(address: str, node: str) -> None:
+    reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "maintenance")
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address]
+    command += ["--node-id", node, *reason, "--deadline-remaining-seconds", "600"]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)

@@ -48,6 +48,7 @@ class ScriptedActor:
     """Does what it is asked; `deaths` tells on which batches, by number of batches so far, it ends."""
 
     crew: ScriptedCrew
+    node: str
     has_policy: bool = True
     gone: Gone | None = None
     kept: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class ScriptedActor:
         crew = self.crew
         crew.calls.append((method, *arguments[1:]))
         if method == "hello":
-            return [(ABOUT, self.kept)]
+            return [(replace(ABOUT, node=self.node), self.kept)]
         if method == "load":
             if not self.has_policy and len(arguments) < 2:
                 return ["missing"]
@@ -72,6 +73,9 @@ class ScriptedActor:
             return [1] if self.answers_pings else []
         batch = arguments[0]
         crew.ran.append(tuple(job.id for job in batch.jobs))
+        crew.ran_on.append(self.node)
+        if self.node == crew.drained_at_work:
+            crew.drained.add(self.node)
         if crew.poison & set(crew.ran[-1]):
             return ["began", Gone("killed by a job")]
         if crew.fates:
@@ -92,18 +96,23 @@ class ScriptedCrew:
         self.left: list[object] = []
         self.calls: list[Any] = []
         self.ran: list[tuple[str, ...]] = []
+        self.ran_on: list[str] = []
+        self.drained_at_work, self.drained = "", set[str]()
         self.fates: deque[tuple[bool, Gone]] = deque()
         self.poison: set[str] = set()
         self.refuses: Gone | None = None
         self._actor = actor
 
     def actor(self, worker: object) -> ScriptedActor:
-        self.made.append(ScriptedActor(self, **self._actor))
+        self.made.append(ScriptedActor(self, f"n{len(self.made)}", **self._actor))
         return self.made[-1]
 
     def check(self, about: About) -> None:
         if self.refuses:
             raise self.refuses
+
+    def leaving(self, node: str) -> bool:
+        return node in self.drained
 
     def leave(self, worker: object) -> None:
         self.left.append(worker)
@@ -152,6 +161,16 @@ def test_a_batch_that_was_sent_ahead_is_not_held_against() -> None:
     assert {name for name, o in outcomes.items() if o.error} == {"j0", "j1"}
     others = [jobs for jobs in crew.ran if not crew.poison & set(jobs)]
     assert all(len(jobs) == 2 for jobs in others)
+
+
+def test_a_worker_whose_node_is_about_to_leave_ends_what_it_has_and_goes_elsewhere() -> None:
+    crew = ScriptedCrew()
+    crew.drained_at_work = "n0"
+    run(crew, n=10)
+    assert len(crew.ran) == len(set(crew.ran)) == 5, "nothing is done again"
+    assert crew.ran_on.count("n0") == 1
+    assert crew.ran_on.count("n2") >= 1, "the actor in its place"
+    assert len(crew.made) == 3
 
 
 def test_what_went_with_its_node_is_never_held_against_a_batch() -> None:

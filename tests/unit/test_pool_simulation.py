@@ -1,8 +1,8 @@
 """The pool under ten thousand schedules of trouble: each worker is a seeded script on a clock that jumps.
 
 Scripts have slow starts, deaths before and inside a batch, messages that are lost or come twice, jobs that
-kill whoever runs them, and workers that join and leave. Whatever happens, every job has exactly one outcome,
-and no more is done again than what was under way when something went wrong.
+kill whoever runs them, and workers that join and leave, some with notice. Whatever happens, every job has
+exactly one outcome, and no more is done again than what was under way when something went wrong.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 
 import pytest
 
@@ -18,7 +20,7 @@ from seal.batches import Batch, cut
 from seal.errors import AdaptError
 from seal.pool import Pool
 from seal.records import AdaptJob, AdaptOutcome, TrainingConfig, TrainingSequence
-from seal.workers.protocol import Began, Died, Done, Event, Outcome
+from seal.workers.protocol import Began, Died, Done, Event, Outcome, Worker
 
 TRAINING = TrainingConfig(epochs=1)
 
@@ -73,6 +75,9 @@ class ScriptedWorker:
         self._script: list[tuple[float, Event | str]] = []
         self.held: dict[int, Batch] = {}
         self._begun: set[int] = set()
+        self._leaving = self._returns = False
+        self.gone = False
+        """Whether it has left, as it said it would."""
         world.workers.append(self)
 
     @property
@@ -84,10 +89,14 @@ class ScriptedWorker:
 
     @property
     def ready(self) -> bool:
-        return self._up_at is not None and self._up_at <= self.world.now
+        return self._up_at is not None and self._up_at <= self.world.now and not self._leaving
+
+    def announce(self, returns: bool) -> None:
+        """It is about to leave, and comes back in another place or not."""
+        self._leaving, self._returns = True, returns
 
     def start(self) -> None:
-        if self._up_at is None:
+        if self._up_at is None and not self.gone:
             self._up_at = self.world.now + self.world.dice.choice([0.0, 0.5, 20.0])
 
     def send(self, batch: Batch) -> None:
@@ -146,6 +155,10 @@ class ScriptedWorker:
             if isinstance(event, Died):
                 self._fall(event.innocent)
                 break
+        if self._leaving and not self.held:
+            self._fall()
+            self._leaving, self.gone = False, not self._returns
+            self._up_at = self.world.now + self.world.dice.choice([0.5, 20.0]) if self._returns else None
         return events
 
     def _fall(self, innocent: bool = False) -> None:
@@ -161,26 +174,40 @@ class ScriptedWorker:
     close = _fall
 
 
-def play(seed: int) -> None:
+def play(seed: int, *, only_notices: bool = False) -> None:
+    """One schedule; `only_notices`: nothing goes wrong, but workers say that they leave, and leave."""
     dice = random.Random(seed)
     jobs = jobs_of(dice.randrange(1, 14))
-    poison = frozenset({dice.choice(jobs).id} if dice.random() < 0.3 else ())
+    poison = frozenset({dice.choice(jobs).id} if dice.random() < 0.3 and not only_notices else ())
     world = World(dice, poison)
+    if only_notices:
+        world.deaths_left = world.losses_left = 0
     size = dice.choice([1, 2, 3, 4, 4, None])
     ahead = dice.choice([0, 1])
     workers = [ScriptedWorker(world, dice.randrange(1, 4), ahead) for _ in range(dice.randrange(1, 5))]
-    pool = Pool(workers, size, world.pause)
+
+    def let_go(there: list[Worker]) -> None:
+        there[:] = [w for w in there if not (isinstance(w, ScriptedWorker) and w.gone and not w.held)]
+
+    pool = Pool(workers, size, world.pause, let_go)
 
     def leave(worker: ScriptedWorker) -> None:
+        if worker not in pool.workers:
+            return  # it had left before
         pool.workers.remove(worker)
         worker.close()
 
     for worker in workers[1:]:
-        if world.chance(0.2):
+        if world.chance(0.2) and not only_notices:
             world.plans.append((dice.random() * 20, lambda worker=worker: leave(worker)))  # type: ignore[misc]
     for _ in range(dice.choice([0, 0, 1, 2])):
         new = ScriptedWorker(world, dice.randrange(1, 4), ahead)
         world.plans.append((dice.random() * 20, lambda new=new: pool.workers.append(new)))  # type: ignore[misc]
+
+    for worker in workers:
+        if world.chance(0.9 if only_notices else 0.2):
+            returns = worker is workers[0] or world.chance(0.5)
+            world.plans.append((dice.random() * 20, partial(worker.announce, returns)))
 
     got: list[AdaptOutcome] = []
 
@@ -206,6 +233,12 @@ def play(seed: int) -> None:
 def test_a_thousand_schedules(thousand: int) -> None:
     for seed in range(1000 * thousand, 1000 * thousand + 1000):
         play(seed)
+
+
+def test_nothing_is_done_again_for_who_says_that_it_leaves() -> None:
+    """Nothing was under way when something went wrong, as nothing went wrong."""
+    for seed in range(1000):
+        play(seed, only_notices=True)
 
 
 class Obedient:
@@ -317,6 +350,31 @@ def test_a_worker_that_cannot_come_up_leaves_its_share_to_the_others() -> None:
     assert len(list(pool_of(broken, Obedient(log)).run(jobs_of(7)))) == 7
     with pytest.raises(AdaptError, match="no worker of the inner loop can work: no such model"):
         list(pool_of(broken).run(jobs_of(7)))
+
+
+def test_a_batch_does_not_wait_for_a_worker_that_is_not_up() -> None:
+    """It would rather not go back to the worker that ended while it had it, but there is no other."""
+    log: list[tuple[str, ...]] = []
+
+    class Once(Obedient):
+        def send(self, batch: Batch) -> None:
+            super().send(batch)
+            self.dies = False
+
+    class Pending(Obedient):
+        def start(self) -> None:
+            """There is no room for it yet."""
+
+    pending, pauses = Pending(log), count()
+    pending.ready = False
+
+    def pause(seconds: float) -> None:
+        assert next(pauses) < 100, "everybody waits for nothing"
+
+    pool = Pool([Once(log, dies=True), pending], 2, pause)
+    assert len(list(pool.run(jobs_of(4)))) == 4
+    assert len(log) == 3
+    assert set(log) == {("j0", "j1"), ("j2", "j3")}
 
 
 def test_an_abandoned_run_closes_who_is_at_work() -> None:

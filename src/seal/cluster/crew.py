@@ -71,17 +71,20 @@ class RayCrew:
         self._session: Session | None = None
         self._looked = self._fruitful = 0.0
         self._warned: set[str] = set()
+        self._leaving: frozenset[str] = frozenset()
 
     def workers(self) -> list[RayWorker]:
         """The first ones; `attend` adds others as there is room for them."""
         return [self._make() for _ in range(self.settings.workers or 1)]
 
     def attend(self, workers: list[Worker]) -> None:
-        """Add workers for slots that have joined the cluster, and say what is waited for."""
+        """Add workers for slots that have joined the cluster, note nodes that are about to leave it, and say
+        what is waited for."""
         now = time.monotonic()
         if self._session is None or now - self._looked < _LOOK_S:
             return
         self._looked = now
+        self._leaving = self._session.leaving()
         room = self.settings.workers or self._room()
         while len(self._made) < room:
             workers.append(self._make())
@@ -132,6 +135,10 @@ class RayCrew:
             self._warned.add(about.host)
             log.warning("%s has %s: last bits of its results may differ", about.host, "; ".join(other))
 
+    def leaving(self, node: str) -> bool:
+        """See `Crew`."""
+        return node in self._leaving
+
     def leave(self, worker: object) -> None:
         """See `Crew`."""
         self._users.discard(worker)
@@ -171,7 +178,11 @@ class RayCrew:
 
     def _room(self) -> int:
         needs = [(_KINDS[name], value) for name, value in self._needs().items() if value]
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        nodes = [
+            node["Resources"]
+            for node in self._ray.nodes()
+            if node["Alive"] and node["NodeID"] not in self._leaving
+        ]
         return sum(int(min(has.get(kind, 0.0) // value for kind, value in needs)) for has in nodes)
 
     def _connect(self) -> None:

@@ -1,9 +1,10 @@
 """A worker of the pool that is an actor on a Ray cluster.
 
 Nothing is sent before the actor has answered, and then a batch ahead of the one that it is at; one message
-brings all outcomes of a batch; an actor that ends
-is replaced by a new one, never restarted by Ray, whose restarts lose what the actor was made with
-(ray issues 47043, 53727). What an actor of an earlier try of the same run had finished is taken from there.
+brings all outcomes of a batch. An actor that ends is replaced by a new one, never restarted by Ray, whose
+restarts lose what the actor was made with (ray issues 47043, 53727). On a node that is being drained it ends
+what it has, and another one is asked for elsewhere. What an actor of an earlier try of the same run had
+finished is taken from there.
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class Crew(Protocol):
         """Raise `Gone` for a node whose results would not be this run's."""
         ...
 
+    def leaving(self, node: str) -> bool:
+        """Whether the node has said that it is about to leave the cluster."""
+        ...
+
     def leave(self, worker: object) -> None:
         """The worker needs nothing any more."""
         ...
@@ -109,7 +114,7 @@ class RayWorker:
     def __init__(self, setup: WorkerSetup, crew: Crew, clock: Callable[[], float] = time.monotonic) -> None:
         self.setup, self.crew, self.slots, self._clock = setup, crew, setup.slots, clock
         self.ahead = 1
-        self.ready = False
+        self._up, self._node = False, ""
         self._actor: Actor | None = None
         self._call: Call | None = None
         self._ping: Call | None = None
@@ -118,6 +123,11 @@ class RayWorker:
         self._from_before: list[Event] = []
         self._refused = ""
         self._pinged = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes batches."""
+        return self._up and not self.crew.leaving(self._node)
 
     def start(self) -> None:
         """Get an actor, if there is none."""
@@ -162,6 +172,9 @@ class RayWorker:
         except Gone as gone:
             self._drop()
             events.append(Died(gone.why, gone.for_good, gone.innocent))
+        if self._up and not self.ready and not self._sent:
+            log.info("a node is about to leave: its worker has ended what it had, and moves on")
+            self._drop()
         return events
 
     def close(self) -> None:
@@ -176,6 +189,7 @@ class RayWorker:
         match said:
             case (About() as about, dict() as kept):
                 self.crew.check(about)
+                self._node = about.node
                 self.crew.kept.update(kept)
                 self._call = self._actor.call("load", self.setup)
             case "missing":
@@ -183,7 +197,7 @@ class RayWorker:
             case int():
                 log.info("a node fetched the policy: %.0f MB", said / 1e6)
             case "up":
-                self.ready, self._call = True, None
+                self._up, self._call = True, None
 
     def _of_batch(self, batch: Batch, said: Any) -> list[Event]:
         if said == "began":
@@ -195,7 +209,7 @@ class RayWorker:
         """Tell the actor that it is still wanted, and find out about one that hangs with its node."""
         assert self._actor is not None
         now = self._clock()
-        if not self.ready:
+        if not self._up:
             return  # it may wait for a node for as long as it takes
         if self._ping is not None and self._ping.take():
             self._ping = None
@@ -209,7 +223,7 @@ class RayWorker:
             self._actor.kill()
         self._actor = self._call = self._ping = None
         self._sent = {}
-        self.ready = False
+        self._up = False
 
 
 def batch_key(batch: Batch) -> str:

@@ -49,6 +49,10 @@ class Session:
         """Names of the run's actors that are alive, sorted."""
         return sorted(n for n in self.ray.util.list_named_actors() if n.startswith(self._mine))
 
+    def leaving(self) -> frozenset[str]:
+        """Ids of nodes that are being drained: by `ray drain-node`, an autoscaler, or as they are ended."""
+        return frozenset(self.ray._private.state.state.get_draining_nodes())
+
     def kill(self, names: Iterable[str]) -> None:
         """End actors."""
         for name in names:

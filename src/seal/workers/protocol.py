@@ -62,7 +62,8 @@ class Worker(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether it is up."""
+        """Whether it is up and takes batches. One that is about to leave no longer does; it ends what it
+        has."""
         ...
 
     def start(self) -> None:
