@@ -226,20 +226,17 @@ def test_model_cache(tmp_path: Path, amount: Amount, rng: random.Random, told: T
 def test_gguf(
     tmp_path: Path, tiny: Callable[..., LoadedModel], amount: Amount, rng: random.Random, told: Tell
 ) -> None:
-    """A damaged file is refused, or another model by its version, which is that of its weights."""
+    """A damaged file is refused, or another model by its version, which is that of the whole file."""
     loaded, file, ends = tiny(), tmp_path / "tiny.gguf", Counter[str]()
     write_gguf(loaded.model, loaded.tokenizer, file, "f16", "tiny")
-    whole, same = file.read_bytes(), load_model(str(file), device="cpu")
-    version = same.version
+    whole, version = file.read_bytes(), load_model(str(file), device="cpu").version
     for _ in range(amount(100)):
         damage(file, whole, rng)
         if file.read_bytes() == whole:
             continue
         try:
-            found = load_model(str(file), device="cpu")
-            ends["another_model" if found.version != version else "same_weights"] += 1
-            if found.version == version:
-                assert all(map(torch.equal, found.model.parameters(), same.model.parameters()))
+            assert load_model(str(file), device="cpu").version != version
+            ends["another_model"] += 1
         except ModelError:
             ends["refused"] += 1
     told(**ends)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,53 @@ def test_gguf_equals_the_dequantisation_of_transformers(cache: Path, gguf_file: 
     original: LlamaForCausalLM = builtin.build("tiny-random-llama")[0]
     down = loaded.model.model.layers[1].mlp.down_proj.weight - original.model.layers[1].mlp.down_proj.weight
     assert 0 < down.abs().max() < 0.01, "Q8_0 keeps 0.2-sized weights to about 1 %"
+
+
+def test_a_gguf_with_another_vocabulary_is_another_model(
+    cache: Path, gguf_file: Path, tmp_path: Path
+) -> None:
+    content, name = gguf_file.read_bytes(), builtin.SPECIAL_TOKENS[1].encode()
+    assert content.count(name) == 1
+    other = tmp_path / gguf_file.name
+    other.write_bytes(content.replace(name, name[::-1]))
+    one, two = load_model(str(gguf_file)), load_model(str(other))
+    assert all(map(torch.equal, one.model.parameters(), two.model.parameters()))
+    assert one.version != two.version
+    (tmp_path / "copy.gguf").write_bytes(content)
+    assert load_model(str(tmp_path / "copy.gguf")).version == one.version
+
+
+def test_a_gguf_that_asks_for_more_layers_than_it_has_is_refused(
+    cache: Path, gguf_file: Path, tmp_path: Path
+) -> None:
+    key = b"llama.block_count" + (4).to_bytes(4, "little")
+    content = gguf_file.read_bytes()
+    assert content.count(key + (2).to_bytes(4, "little")) == 1
+    path = tmp_path / "deep.gguf"
+    path.write_bytes(content.replace(key + (2).to_bytes(4, "little"), key + (10**9).to_bytes(4, "little")))
+    with pytest.raises(ModelError, match="asks for 1000000000 layers and its files hold 20 tensors"):
+        load_model(str(path))
+
+
+LARGER: dict[str, dict[str, int]] = {
+    "layers": {"num_hidden_layers": 10**9},
+    "vocabulary": {"vocab_size": 10**12},
+    "width": {"intermediate_size": 10**10},
+}
+
+
+@pytest.mark.parametrize("what", LARGER)
+def test_a_config_of_a_larger_model_than_its_files_costs_no_memory(what: str, tmp_path: Path) -> None:
+    model, made, _ = builtin.build("tiny-random-llama")
+    save_checkpoint(model, made, tmp_path / "m")
+    (tmp_path / "m" / "manifest.json").unlink()
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert LARGER[what].keys() <= config.keys()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | LARGER[what]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=r"lacks weights: its config asks for [0-9]+ (layers|numbers)"):
+        load_model(str(tmp_path / "m"), "cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10, "KiB"
 
 
 def test_cached_gguf_is_not_read_again_and_is_identical(

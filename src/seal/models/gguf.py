@@ -18,6 +18,7 @@ from seal.models.checkpoint import (
     file_digest,
     one_line,
 )
+from seal.models.size_check import check_size
 
 
 class _Wheel(NamedTuple):
@@ -68,27 +69,34 @@ def wheel_file(name: str) -> Path:
 def dequantise(path: Path) -> Path:
     """The checkpoint folder of a GGUF file: found whole in the cache, or built there (in bfloat16).
 
-    Several processes may ask at once; one builds. A damaged cache entry is built again.
+    Several processes may ask at once; one builds. A damaged cache entry is built again. The version of the
+    model is that of the whole file, vocabulary and chat template included; of a built-in one, which cannot
+    differ in them alone, that of its weights.
 
     Raises:
         ModelError: the file is no GGUF model that transformers reads, or the cache cannot be written.
     """
-    folder = cache_dir() / "gguf" / f"{path.stem}-{file_digest(path)[:12]}"
+    digest = file_digest(path)
+    known = any(digest == wheel.sha256 for wheel in WHEELS.values())
+    folder = cache_dir() / "gguf" / f"{path.stem}-{digest[: 12 if known else 16]}"
     return cached_checkpoint(
-        folder, lambda target: _convert(path, target), f"unpacking {path.name} into {folder} (once)"
+        folder,
+        lambda target: _convert(path, target, "" if known else digest),
+        f"unpacking {path.name} into {folder} (once)",
     )
 
 
-def _convert(path: Path, target: Path) -> None:
+def _convert(path: Path, target: Path, digest: str) -> None:
     """Write the weights of `path` as safetensors, with config, tokenizer and chat template, to `target`.
 
     bfloat16 keeps every bit that the published weights of these families had before quantisation, at half
-    the size of float32.
+    the size of float32. A `digest` is noted in the config, where it becomes a part of the model's version.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     source = str(path.parent)
+    _check_size(path)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source,
@@ -106,5 +114,26 @@ def _convert(path: Path, target: Path) -> None:
     # The weights are plain tensors now; these two make save_pretrained think they are still quantised.
     model.hf_quantizer = None
     model.config.__dict__.pop("quantization_config", None)
+    if digest:
+        model.config.gguf_sha256 = digest
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file whose notes ask for a larger model than its tensors are."""
+    from gguf import GGUFReader
+    from transformers import AutoConfig
+
+    try:
+        reader = GGUFReader(path)
+        counts = [int(tensor.n_elements) for tensor in reader.tensors]
+        layers = [int(f.contents()) for name, f in reader.fields.items() if name.endswith(".block_count")]
+    except Exception:  # noqa: BLE001 (of a broken file; whoever loads it says what is wrong)
+        return
+    check_size(
+        str(path),
+        counts,
+        max(layers, default=0),
+        lambda: AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name),
+    )

@@ -18,6 +18,7 @@ from seal.errors import ModelError, lacks_memory
 from seal.models import builtin, gguf, pickled
 from seal.models.checkpoint import MANIFEST, folder_version, no_progress_bars, one_line, verify_checkpoint
 from seal.models.quantise import QUANTISED, quantise
+from seal.models.size_check import check_folder
 from seal.prompt import PromptContract, PromptSettings, adopt
 from seal.prompt_check import build_contract, own_ends, settle_ends
 
@@ -77,6 +78,7 @@ def load_model(
     version = verify_checkpoint(folder) if (folder / MANIFEST).is_file() else folder_version(folder)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     kind = pick_dtype(dtype, place, small=size < SMALL_BYTES)
+    check_folder(folder, name)
     return _ready(*_from_folder(folder, name, kind), name, version, place, prompts, dtype)
 
 
