@@ -176,7 +176,6 @@ class Recordings:
         """Whether passes can be recorded: a GPU whose grouped products need not look at the shares."""
         self.played = 0
         """Passes so far that were played from a recording."""
-        self._shared: Any = None
 
     def find(
         self, stack: AdapterStack, rows: Rows, accumulate: bool,
@@ -195,7 +194,7 @@ class Recordings:
         if recording is None:
             recording = known[shape] = Recording(self._runtime, stack, shape, take)
         try:
-            losses = recording.play(rows, self._pool)
+            losses = recording.play(rows, lambda: _pool(stack))
         except torch.OutOfMemoryError:
             known.pop(shape)
             raise
@@ -207,7 +206,9 @@ class Recordings:
         self.played += recording.calls > 1
         return losses
 
-    def _pool(self) -> Any:
-        if self._shared is None:
-            self._shared = torch.cuda.graph_pool_handle()
-        return self._shared
+
+def _pool(stack: AdapterStack) -> Any:
+    """The memory that a stack's recordings share; it is gone with the last of them."""
+    if stack.pool is None:
+        stack.pool = torch.cuda.graph_pool_handle()
+    return stack.pool

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class AdapterStack:
         self.dtype = self.factors.dtype
         self.recordings: dict[Shape, Recording | None] = {}
         """Of training passes, by shape; None: seen once."""
+        self.pool: Any = None
         self._views: dict[tuple[int, int], tuple[dict[int, GroupFactors], dict[int, GroupFactors]]] = {}
 
     def put(self, slot: int, adapter: Adapter) -> None:
