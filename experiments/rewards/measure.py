@@ -49,7 +49,7 @@ CANDIDATES: dict[str, Callable[[Sequence[Answer]], float]] = {
     "choice": choice,
     "contrast": contrast,
     "log-likelihood": likelihood,
-    "accuracy + choice": lambda answers: accuracy(answers) + choice(answers),
+    "accuracy_choice": lambda answers: accuracy(answers) + choice(answers),
 }
 
 

@@ -118,6 +118,17 @@ class ContrastGain(_Ranked):
     part = "contrast"
 
 
+class AccuracyChoiceGain(_Ranked):
+    """Gain in accuracy plus `choice`'s: as valid as accuracy alone and less noisy (docs/results.md)."""
+
+    needs_answers = True
+    part = "choice"
+
+    def compute_reward(self, before: Performance, after: Performance, task: Any) -> float:
+        """The sum of both gains, in [-2, 2]."""
+        return super().compute_reward(before, after, task) + after.score - before.score
+
+
 REWARDS: dict[str, type[BaseRewardModel]] = {
     "binary": BinaryReward,
     "accuracy_gain": AccuracyGain,
@@ -125,6 +136,7 @@ REWARDS: dict[str, type[BaseRewardModel]] = {
     "log_likelihood": LogLikelihoodGain,
     "choice": ChoiceGain,
     "contrast": ContrastGain,
+    "accuracy_choice": AccuracyChoiceGain,
 }
 """Built-in reward models by the name a config uses."""
 

@@ -29,7 +29,9 @@ from seal.sections import (
 )
 
 DOMAINS = ("knowledge_incorporation", "few_shot_learning")
-REWARDS = ("auto", "binary", "accuracy_gain", "best_of_k", "log_likelihood", "choice", "contrast")
+REWARDS = (
+    "auto", "binary", "accuracy_gain", "best_of_k", "log_likelihood", "choice", "contrast", "accuracy_choice",
+)  # fmt: skip
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
 
@@ -60,7 +62,7 @@ class SEALConfig(Section):
     domain: str = "knowledge_incorporation"
     """knowledge_incorporation, few_shot_learning, or an import path `package.module:Class`."""
     reward: str = "auto"
-    """binary, accuracy_gain, best_of_k, log_likelihood, choice, contrast, an import path
+    """binary, accuracy_gain, best_of_k, log_likelihood, choice, contrast, accuracy_choice, an import path
     `package.module:Class`; auto: binary for the built-in domains, your domain's own `compute_reward`."""
     reward_threshold: Annotated[float, tc.Number] = 0.0
     """A reward must be above this to be positive."""

@@ -358,3 +358,15 @@ def test_a_finished_adapter_leaves_memory(dtype: str) -> None:
 def test_a_gpu_trains_as_peft_does(dtype: str) -> None:
     """Uneven shares go through grouped products there."""
     compare_with_truth("llama", dtype, four_jobs(), "cuda")
+
+
+@pytest.mark.gpu
+def test_start_values_are_the_same_on_a_gpu() -> None:
+    """A smaller rank comes after a larger one of the same layout, in memory that stays."""
+    on_gpu, here = (
+        Runtime(load_model("tiny-random-llama", device=d, dtype="float32").model) for d in ("cuda", "cpu")
+    )
+    for rank, seed in ((8, 1), (5, 2), (8, 3)):
+        config = TrainingConfig(rank=rank)
+        mine, reference = (Adapter(runtime, config, seed).weights for runtime in (on_gpu, here))
+        assert torch.equal(mine.cpu(), reference)

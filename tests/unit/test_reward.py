@@ -11,6 +11,7 @@ from seal import BaseRewardModel
 from seal.errors import ConfigError, DataError
 from seal.records import Performance
 from seal.reward import (
+    AccuracyChoiceGain,
     AccuracyGain,
     BestOfK,
     BinaryReward,
@@ -38,6 +39,7 @@ AFTER = Performance(0.75, 4, log_likelihood=-1.5, details={"choice": 0.75, "cont
         (LogLikelihoodGain(), 1.5, 0.0, -1.5),
         (ChoiceGain(), 0.25, 0.0, -0.25),
         (ContrastGain(), 1.25, 0.0, -1.25),
+        (AccuracyChoiceGain(), 0.75, 0.0, -0.75),
     ],
 )
 def test_values(model: BaseRewardModel, up: float, same: float, down: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +42,7 @@ class SlotLayout:
 
     def __init__(self, runtime: Runtime, rank: int, layers: Sequence[str]) -> None:
         self.rank, self.layers = rank, tuple(layers)
+        self._host: Tensor | None = None
         wanted = set(layers)
         self._plan = [
             (g.index, members, g.base.features, [g.base.sizes[m] for m in members])
@@ -72,6 +73,13 @@ class SlotLayout:
             for index, members, d, outs in self._plan
         }
 
+    def host(self, dtype: torch.dtype) -> Tensor:
+        """Pinned memory for one adapter's start values, made once, with B 0: fresh pages of it cost more than
+        the draws."""
+        if self._host is None or self._host.dtype != dtype:
+            self._host = torch.zeros(self.size, dtype=dtype, pin_memory=torch.cuda.is_available())
+        return self._host
+
     def layer(self, groups: dict[int, GroupFactors], name: str, rank: int) -> tuple[Tensor, Tensor]:
         """(A (rank, D), B (O, rank)) of one layer, as views."""
         index, i = self._where[name]
@@ -98,20 +106,31 @@ class Adapter:
         self.layout = layout_of(runtime, training)
         if weights is None:
             weights = torch.empty(self.layout.size, dtype=runtime.state_dtype, device=runtime.device)
-        on_host = weights if weights.device.type == "cpu" else torch.empty(weights.shape, dtype=weights.dtype)
-        self.weights = on_host.zero_()
-        factors = self.factors
+        self.weights = weights
+        if weights.device.type == "cpu":
+            self._draw(weights.zero_(), map)
+        elif weights.is_cuda and torch.cuda.is_available():
+            # by all threads (a CPU has work for them), into memory that stays; waits for the copy
+            host = self.layout.host(weights.dtype)
+            if training.rank != self.layout.rank:
+                host.zero_()  # rows that an adapter of a larger rank has left
+            self._draw(host, _host_threads().map)
+            weights.copy_(host)
+        else:
+            host = torch.zeros(weights.shape, dtype=weights.dtype)
+            self._draw(host, map)
+            weights.copy_(host, non_blocking=True)  # all layers at once
+
+    def _draw(self, flat: Tensor, each: Callable[..., Iterable[None]]) -> None:
+        """Write every layer's A; layers have generators of their own, so any order will do. B stays 0."""
+        groups, rank = self.layout.views(flat), self.training.rank
 
         def draw(name: str) -> None:
-            a_RD, _ = factors[name]
-            a_RD.copy_(init_lora(name, a_RD.shape[1], training.rank, seed))
+            a_RD, _ = self.layout.layer(groups, name, rank)
+            a_RD.copy_(init_lora(name, a_RD.shape[1], rank, self.seed))
 
-        # each layer has a generator of its own, so any order will do; CPUs have threads enough that train
-        each = _host_threads().map if weights.is_cuda and torch.cuda.is_available() else map
-        for _ in each(draw, factors):
+        for _ in each(draw, self.layout.layers):
             pass
-        if on_host is not weights:
-            self.weights = weights.copy_(on_host, non_blocking=True)  # all layers at once
 
     @property
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
