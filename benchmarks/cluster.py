@@ -1,9 +1,11 @@
 """Ray actors beside local processes, in one run: the same jobs, one thread each, taken in turns.
 
-    python benchmarks/cluster.py --model smollm2-135m-instruct --jobs 16 --turns 3
+    python -m benchmarks.cluster --model smollm2-135m-instruct --jobs 16 --turns 3
 
-Prints seconds a pass of all jobs, the ratio of each turn, and whether every outcome was bit-equal. Nothing of
-start-up is counted. With `tiny-random-llama` the jobs are nearly empty and the difference is Ray's own cost.
+Prints seconds a pass of all jobs, the ratio of each turn, and whether every outcome was bit-equal; beside
+each what the simulator of benchmarks/scaling.py makes of the seconds that every job took in that pass.
+Nothing of start-up is counted. With `tiny-random-llama` the jobs are nearly empty and the difference is Ray's
+own cost.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import argparse
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from benchmarks.scaling import Cluster, cut, simulate
 from seal.cluster.crew import RaySettings
 from seal.engine import EngineSettings, inner_loop
 from seal.models.load import LoadedModel, load_model
@@ -40,11 +43,30 @@ def jobs_of(loaded: LoadedModel, count: int, epochs: int, rows: int) -> list[Ada
     return made
 
 
-def timed(loop: InnerLoop, jobs: list[AdaptJob]) -> tuple[float, dict[str, object]]:
-    """Seconds for all jobs, and outcomes without their times."""
+@dataclass(frozen=True)
+class Pass:
+    """All jobs, once."""
+
+    seconds: float
+    outcomes: dict[str, object]
+    """By job, without their times."""
+    jobs_s: list[float]
+    """Seconds of each job."""
+
+    def simulated(self, batch: int, workers: int) -> float:
+        """What the simulator makes of the jobs' seconds, without failures and with workers that are up."""
+        alone = Cluster(job_s=0.0, failure_s=1e12, up_s=0.0)
+        return simulate(cut(self.jobs_s, batch), workers, batch, alone).seconds
+
+
+def timed(loop: InnerLoop, jobs: list[AdaptJob]) -> Pass:
+    """A pass of all jobs."""
     began = time.perf_counter()
-    found = {o.job_id: {**asdict(o), "timings": None} for o in loop.run(jobs)}
-    return time.perf_counter() - began, found
+    found = {o.job_id: o for o in loop.run(jobs)}
+    seconds = time.perf_counter() - began
+    times = [found[job.id].timings for job in jobs]
+    outcomes: dict[str, object] = {name: {**asdict(o), "timings": None} for name, o in found.items()}
+    return Pass(seconds, outcomes, [t.train_s + t.answer_s for t in times])
 
 
 def main() -> None:
@@ -69,14 +91,17 @@ def main() -> None:
         began = time.perf_counter()
         timed(ray, jobs[: given.batch * given.workers])
         ray_up = time.perf_counter() - began
-        turns, equal = [], True
+        turns, equal, off = [], True, []
         for turn in range(given.turns):
-            pair = {}
+            pair: dict[str, Pass] = {}
             for name, loop in (("local", local), ("ray", ray))[:: 1 if turn % 2 == 0 else -1]:
                 pair[name] = timed(loop, jobs)
-            equal &= pair["local"][1] == pair["ray"][1]
-            turns.append((pair["local"][0], pair["ray"][0]))
-            print(f"turn {turn + 1}: local {turns[-1][0]:.3f} s, ray {turns[-1][1]:.3f} s", flush=True)
+            equal &= pair["local"].outcomes == pair["ray"].outcomes
+            turns.append((pair["local"].seconds, pair["ray"].seconds))
+            said = {name: done.simulated(given.batch, given.workers) for name, done in pair.items()}
+            off += [said[name] / done.seconds for name, done in pair.items()]
+            words = [f"{name} {pair[name].seconds:.3f} s (simulated {said[name]:.3f})" for name in pair]
+            print(f"turn {turn + 1}: {', '.join(words)}", flush=True)
     finally:
         local.close()
         ray.close()
@@ -85,6 +110,7 @@ def main() -> None:
     told = {
         "model": given.model, "jobs": given.jobs, "local_s": median(p for p, _ in turns),
         "ray_s": median(r for _, r in turns), "ratio": round(ratio, 4), "ms_a_job_more": round(1e3 * cost, 2),
+        "simulated_over_real": [round(x, 4) for x in off],
         "equal": equal, "local_up_s": round(local_up, 1), "ray_up_s": round(ray_up, 1),
     }  # fmt: skip
     print(json.dumps(told))
