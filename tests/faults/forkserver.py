@@ -6,6 +6,8 @@
     {…, "call": 17}        killed at its 17th change of the file system (odd ones after it, even ones before)
     {…, "inside": ["train", 3], "delay": 0.01}   killed in the third training round, 10 ms after it began
     {…, "clock": 3600}     with a clock that is an hour ahead
+    {…, "stop": 0.3}       stopped 0.3 s after its fork; the answer has its `pid` and no `code`
+    {"continue": 1234}     goes on with one that was stopped, and waits for its end
 
 The answer has `code` (negative: the signal), `seconds`, and for a command that ended by itself `calls`, how
 often it changed the file system, and `entered`, how often it was inside what `inside` can name. The file
@@ -266,12 +268,25 @@ def run(asked: dict[str, Any]) -> dict[str, Any]:
     if "after" in asked:
         time.sleep(asked["after"])
         os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
+    if "stop" in asked:
+        time.sleep(asked["stop"])
+        os.kill(pid, signal.SIGSTOP)
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            return {"code": 0, "pid": pid}  # the pipe stays: the command writes to it at its end
+    else:
+        _, status = os.waitpid(pid, 0)
     said = os.read(read, 10_000) if os.WIFEXITED(status) else b""
     os.close(read)
     return {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began} | (
         json.loads(said) if said else {}
     )
+
+
+def go_on(pid: int) -> dict[str, Any]:
+    """Continue a command that was stopped, and wait for its end."""
+    os.kill(pid, signal.SIGCONT)
+    return {"code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}
 
 
 def warm_up() -> None:
@@ -301,4 +316,7 @@ if __name__ == "__main__":
     warm_up()
     print("ready", file=out, flush=True)
     for line in sys.stdin:
-        print(json.dumps(run(json.loads(line))), file=out, flush=True)
+        asked = json.loads(line)
+        print(
+            json.dumps(go_on(asked["continue"]) if "continue" in asked else run(asked)), file=out, flush=True
+        )

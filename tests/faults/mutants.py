@@ -3,27 +3,34 @@
     python tests/faults/mutants.py                 all of them (about an hour on one core)
     python tests/faults/mutants.py --only journal  those whose name or file holds a word
     python tests/faults/mutants.py --every 10      every tenth
+    python tests/faults/mutants.py --jobs 2        two at a time
     python tests/faults/mutants.py --check         only whether each still fits the code (a second)
 
-It works on a copy of `src` in a temporary folder. Exit code 1: a mutant survived, no longer fits, or its
+It works on copies of `src` in a temporary folder. Exit code 1: a mutant survived, no longer fits, or its
 tests fail without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import queue
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).parent))
 from guards import MUTANTS, Mutant
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 600
 """A mutant that makes its tests hang is caught by then."""
@@ -59,18 +66,13 @@ def run(tests: str, source: Path) -> int:
     return done.returncode
 
 
-def failing(mutants: list[Mutant], source: Path) -> set[str]:
-    """Tests that fail on the code as it is, as mutants name them; tried together, so that it is quick."""
-    groups: dict[str, list[str]] = {}
-    for mutant in mutants:
-        names, _, words = mutant.tests.partition(" -k ")
-        groups.setdefault(names, []).append(f"({words.strip(chr(39))})" if words else "test")
-    bad = set()
-    for names, words in groups.items():
-        if run(f"{names} -k {shlex.quote(' or '.join(dict.fromkeys(words)))}", source) != 0:
-            alone = {m.tests for m in mutants if m.tests.partition(" -k ")[0] == names}
-            bad |= {tests for tests in alone if run(tests, source) != 0}
-    return bad
+def failing(names: str, mutants: list[Mutant], source: Path) -> set[str]:
+    """Tests in the files `names` that fail on the code as it is; tried together, so that it is quick."""
+    words = [m.tests.partition(" -k ")[2].strip("'") for m in mutants]
+    asked = dict.fromkeys(f"({each})" if each else "test" for each in words)
+    if run(f"{names} -k {shlex.quote(' or '.join(asked))}", source) == 0:
+        return set()
+    return {tests for tests in dict.fromkeys(m.tests for m in mutants) if run(tests, source) != 0}
 
 
 def play(mutant: Mutant, source: Path) -> str:
@@ -85,10 +87,43 @@ def play(mutant: Mutant, source: Path) -> str:
     return "SURVIVED" if code == 0 else "caught"
 
 
+def play_all(mutants: list[Mutant], jobs: int) -> dict[str, list[str]]:
+    """Names of the mutants by how each ended; their tests are run on the whole code first."""
+    ends: dict[str, list[str]] = {}
+    copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+
+    def with_copy(work: Callable[[Path], T]) -> T:
+        source = copies.get()
+        try:
+            return work(source)
+        finally:
+            copies.put(source)
+
+    def played(mutant: Mutant) -> None:
+        began = time.monotonic()
+        unknown = mutant.tests in bad
+        end = "UNKNOWN: its tests fail without it" if unknown else with_copy(lambda s: play(mutant, s))
+        ends.setdefault(end.partition(":")[0], []).append(mutant.name)
+        done = sum(map(len, ends.values()))
+        print(f"{done}/{len(mutants)} {end}: {mutant.name} ({time.monotonic() - began:.0f} s)", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="seal-mutants-") as place, ThreadPoolExecutor(jobs) as pool:
+        for n in range(jobs):
+            copies.put(Path(shutil.copytree(ROOT / "src", Path(place) / str(n) / "src")))
+        groups: dict[str, list[Mutant]] = {}
+        for mutant in mutants:
+            groups.setdefault(mutant.tests.partition(" -k ")[0], []).append(mutant)
+        tried = [pool.submit(with_copy, functools.partial(failing, *group)) for group in groups.items()]
+        bad = set().union(*(each.result() for each in tried))
+        list(pool.map(played, mutants))
+    return ends
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="word in the name or file of a mutant")
     parser.add_argument("--every", type=int, default=1, help="play every n-th")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument("--check", action="store_true", help="play none")
     options = parser.parse_args()
     wrong = misfits(ROOT / "src")
@@ -97,15 +132,7 @@ def main() -> int:
     if options.check or wrong:
         print(f"{len(MUTANTS)} mutants, {len(wrong)} of which do not fit")
         return bool(wrong)
-    ends: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory(prefix="seal-mutants-") as place:
-        source = Path(shutil.copytree(ROOT / "src", Path(place) / "src"))
-        bad = failing(chosen, source)
-        for n, mutant in enumerate(chosen, 1):
-            began = time.monotonic()
-            end = "UNKNOWN: its tests fail without it" if mutant.tests in bad else play(mutant, source)
-            ends.setdefault(end.partition(":")[0], []).append(mutant.name)
-            print(f"{n}/{len(chosen)} {end}: {mutant.name} ({time.monotonic() - began:.0f} s)", flush=True)
+    ends = play_all(chosen, options.jobs)
     print(", ".join(f"{len(names)} {end}" for end, names in ends.items()), f"of {len(chosen)}")
     return int(set(ends) != {"caught"})
 

@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import signal
 import socket
+import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from seal.records import AdaptOutcome
+import pytest
+
+from seal.protocols import FollowUp
+from seal.records import AdaptJob, AdaptOutcome
 from seal.serve.client import RemoteInnerLoop, TTTClient
 from seal.serve.jobs import job_to_wire
 from seal.serve.link import Link
+from seal.serve.requests import Requests
+from seal.serve.server import TTTServer
+from seal.serve.settings import ServerSettings
+from seal.serve.store import Store
 from stub_ttt import Server, job
 
 WINDOW = 6
+
+
+class Silent:
+    """An engine that never ends anything."""
+
+    slots = 4
+
+    def close(self) -> None: ...
+
+    def run(
+        self, jobs: Iterable[AdaptJob | None], follow_up: FollowUp | None = None
+    ) -> Iterator[AdaptOutcome]:
+        for _ in jobs:
+            pass
+        yield from ()
+
+
+class AnyTokens(Requests):
+    """Jobs as they come, for a model that is not there."""
+
+    def __init__(self) -> None:
+        self.policy, self._vocabulary, self._window = "p", 100, 64
 
 
 def test_a_driver_outlives_its_server(
@@ -53,6 +85,33 @@ def test_a_driver_outlives_its_server(
     again = sum(server.trained().values()) - len(jobs)
     assert 0 <= again <= WINDOW * killed, "at most what was in flight is trained again"
     told(killed=killed, ended=ends - killed)
+
+
+def test_a_refusal_is_made_at_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    amount: Callable[[int], int],
+    told: Callable[..., None],
+) -> None:
+    """The server's own part of it, from the message to the reply, whoever else wants its processor."""
+    server = TTTServer(Silent(), AnyTokens(), ServerSettings(capacity=4), Store(tmp_path / "s", "p"))
+    took, replies, count = list[float](), list[dict[str, Any]](), amount(5000)
+    monkeypatch.setattr(server, "_send", lambda route, message: replies.append(message))
+
+    async def flood() -> None:
+        server.scheduler.open()
+        for n in range(4 + count):
+            message = {"v": 1, "id": f"m{n}", "cmd": "adapt", "job": job_to_wire(job(n))}
+            began = time.thread_time()
+            server._take((b"client",), json.dumps(message).encode(), "")
+            took.append(time.thread_time() - began)
+
+    asyncio.run(flood())
+    server.scheduler.close()
+    assert [reply["code"] for reply in replies] == ["busy"] * count
+    assert statistics.median(took) < 0.005
+    assert max(took) < 0.1
+    told(refused=count, median_s=statistics.median(took), worst_s=max(took))
 
 
 def test_duplicates_train_once(
