@@ -166,6 +166,13 @@ class AdaptJob:
     """Whether the outcome carries answers without the adapter too."""
     start_from: str = ""
     """Folder of an adapter in PEFT's format to train on from; empty: from the start values of the seed."""
+    anchors: Many[TrainingSequence] = ()
+    """Sequences whose next-token distributions are to stay what they are without the adapter.
+
+    A step has as many of them as of `sequences`. Its loss is the mean token loss of these, plus
+    `anchor_weight` times the mean KL(without || with the adapter) over the labelled positions of those.
+    """
+    anchor_weight: float = 1.0
 
     @property
     def trains(self) -> bool:

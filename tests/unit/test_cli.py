@@ -15,8 +15,8 @@ from seal import cli
 from seal.cli import main, verbs
 from seal.cli._dry_run_few_shot import measure_few_shot
 from seal.cli._dry_run_knowledge import measure
+from seal.cli._options import parse_changes
 from seal.cli.doctor import Check, checks
-from seal.cli.train import parse_changes
 from seal.config import SEALConfig, load_config, preset_names, preset_text
 from seal.errors import ConfigError
 from seal.extras import install

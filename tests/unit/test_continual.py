@@ -202,3 +202,31 @@ def test_bad_settings_and_failed_edits_are_loud(lab: Lab) -> None:
         lab("b", edits=7)
     with pytest.raises(AdaptError, match=r"\.official\.s0\.k0: "):
         lab("c", learning_rate=1e30)
+
+
+def test_kl_holds_the_model_to_itself_on_earlier_edits_and_weight_0_is_the_official_procedure(
+    lab: Lab,
+) -> None:
+    official = lab("a", sequences=1)["methods"]["official"]
+    loose = lab("b", methods=("kl",), sequences=1, kl=0.0)["methods"]["kl"]
+    assert loose["mean_over_sequences"] == official["mean_over_sequences"]
+    lab("c", methods=("kl", "replay+gate+kl"), sequences=1, kl=50.0)
+    edits = {name: _losses_kept(lab, name) for name in ("a", "c")}
+    assert edits["c"] < edits["a"]
+
+
+def _losses_kept(lab: Lab, name: str) -> float:
+    """Mean negative log-likelihood of the gold answers of the first two passages after the last edit."""
+    rows = Journal.read(lab.folder / f"{name}.run/journal.jsonl")
+    answered = [r.data for r in rows if r.kind == "baseline" and r.data["iteration"] == 3]
+    first = answered[:2]
+    return -statistics.fmean(a["log_likelihood"] for b in first for a in b["answers"])
+
+
+def test_invented_worlds_are_passages_and_other_settings_of_a_step_are_open(tmp_path: Path) -> None:
+    open_ones = {"data_config.max_samples": 5, "data_config.options.ask": "test"}
+    config = pipeline.settings("tiny", "invented", tmp_path / "a.json", open_ones)
+    worlds = setup.load_tasks(config, "train")
+    assert [task.id for task in worlds] == [f"invented-train-s0-f6-0000{i}" for i in range(5)]
+    with pytest.raises(ConfigError, match="--set seed: not open here"):
+        pipeline.settings("tiny", "invented", tmp_path / "a.json", {"seed": 3}, seed=0)

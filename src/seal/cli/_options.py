@@ -18,6 +18,7 @@ from typer import Option
 
 from seal.errors import ConfigError
 from seal.training_config import TrainingConfig, checked
+from seal.yaml_lines import scalar
 
 if TYPE_CHECKING:
     from seal.grading import Grader
@@ -30,6 +31,9 @@ Articles = Annotated[int | None, Option("--n", min=1, help="Articles; default: a
 Completions = Annotated[int | None, Option("--k", min=0, help="Completions an article; default: all.")]
 Split = Annotated[bool, Option(help="Every line of a completion is a sequence of its own.")]
 Seed = Annotated[int, Option(min=0, help="Every other seed derives from it.")]
+Changes = Annotated[
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="Any setting, such as inner.epochs=3.")
+]
 LogLevel = Annotated[str, Option(help="DEBUG, INFO, WARNING or ERROR.")]
 
 
@@ -223,3 +227,18 @@ class SamplingOptions:
             "generation__top_p": self.top_p,
             "generation__max_new_tokens": self.max_tokens,
         }
+
+
+def parse_changes(changes: list[str]) -> dict[str, Any]:
+    """`["inner.epochs=3"]` as `{"inner.epochs": 3}`; values are YAML.
+
+    Raises:
+        ConfigError: one names no setting or gives no value.
+    """
+    pairs = [change.partition("=") for change in changes]
+    for key, equals, value in pairs:
+        if not key.strip():
+            raise ConfigError(f"--set {key + equals + value!r} names no setting", "write --set key=value")
+        if not value.strip():
+            raise ConfigError(f"--set {key + equals!r} has no value", "write --set key=value")
+    return {key.strip(): scalar(value) for key, _, value in pairs}

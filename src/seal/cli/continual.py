@@ -14,7 +14,7 @@ from seal.training_config import PAPER_INNER
 @_options.grouped
 def continual(
     *,
-    dataset: Annotated[str, Argument(help="Passages: a SQuAD or SEAL JSON file, or builtin.")],
+    dataset: Annotated[str, Argument(help="Passages: a SQuAD or SEAL JSON file, builtin, or invented.")],
     model: Annotated[str, Option(help="Hub id, folder, .gguf file or built-in name.")],
     out: _options.Out,
     prompt: Annotated[
@@ -23,10 +23,12 @@ def continual(
     edits: Annotated[int, Option(min=1, help="Passages learned one after another.")] = 8,
     sequences: Annotated[int, Option(min=1, help="Sequences, each with its own passages and order.")] = 8,
     methods: Annotated[
-        str, Option(help="By commas: official, replay, gate, replay+gate; the first one names the result.")
-    ] = "official,replay,gate",
+        str,
+        Option(help="By commas: official, or replay, gate and kl by +; the first one names the result."),
+    ] = "official,replay,gate,kl",
     replay: Annotated[int, Option(min=0, help="Earlier sequences that an edit trains on again.")] = 16,
     tolerance: Annotated[float, Option(help="Nats a token that earlier sequences may lose (gate).")] = 0.1,
+    kl: Annotated[float, Option(min=0, help="Weight of the KL to the model before the edit (kl).")] = 1.0,
     split_newlines: _options.Split = True,
     training: _options.Training = PAPER_INNER,
     sampling: _options.SamplingOptions,
@@ -35,6 +37,7 @@ def continual(
     grading: _options.Grading,
     budget: _options.Budget,
     device_options: _options.DeviceOptions,
+    changes: _options.Changes = None,
     log_level: _options.LogLevel = "INFO",
 ) -> None:
     """Write the (K+1) x K accuracy matrices in SEAL's own format, a table and a heat map."""
@@ -49,6 +52,7 @@ def continual(
         model,
         dataset,
         out,
+        _options.parse_changes(changes or []),
         **device_options.settings(),
         **grading.settings(),
         **budget.settings("grader"),
@@ -60,7 +64,7 @@ def continual(
         samples_per_iteration=1,
         seed=seed,
     )
-    chains = recipe.Chains(edits, sequences, replay, tolerance)
+    chains = recipe.Chains(edits, sequences, replay, tolerance, kl)
     names = [name.strip() for name in methods.split(",")]
     with _backend.interruptible(log_level, "the same command goes on") as progress:
         loaded = device_options.load(model)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
+from seal.cli import _options
 from seal.errors import ConfigError, DataError, ModelError
-from seal.yaml_lines import scalar
 
 
 def train(
@@ -26,9 +26,7 @@ def train(
         str | None,
         Option(metavar="COMMAND", help="Brings a policy to generation.base_url: COMMAND ADAPTER NAME."),
     ] = None,
-    changes: Annotated[
-        list[str] | None, Option("--set", metavar="KEY=VALUE", help="Any setting, such as inner.epochs=3.")
-    ] = None,
+    changes: _options.Changes = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would be done, and what it costs.")] = False,
 ) -> None:
     """Train: the model writes self-edits, learns from each, and learns to write better ones.
@@ -47,7 +45,7 @@ def train(
         "generation.deploy_hook": deploy_hook,
     }
     overrides = {name: value for name, value in flags.items() if value is not None}
-    settings = load_config(config, preset, {**overrides, **parse_changes(changes or [])})
+    settings = load_config(config, preset, {**overrides, **_options.parse_changes(changes or [])})
     if dry_run:
         from seal.cli._dry_run import describe
 
@@ -68,18 +66,3 @@ def train(
         except (ConfigError, DataError, ModelError):
             run.abandon()  # a mistyped model or an empty data set leaves no folder in the way
             raise
-
-
-def parse_changes(changes: list[str]) -> dict[str, Any]:
-    """`["inner.epochs=3"]` as `{"inner.epochs": 3}`; values are YAML.
-
-    Raises:
-        ConfigError: one names no setting or gives no value.
-    """
-    pairs = [change.partition("=") for change in changes]
-    for key, equals, value in pairs:
-        if not key.strip():
-            raise ConfigError(f"--set {key + equals + value!r} names no setting", "write --set key=value")
-        if not value.strip():
-            raise ConfigError(f"--set {key + equals!r} has no value", "write --set key=value")
-    return {key.strip(): scalar(value) for key, _, value in pairs}

@@ -66,7 +66,7 @@ def train(
                 yield Trained(job, None)
                 continue
             try:
-                check_rows(job.sequences, runtime)
+                check_rows((*job.sequences, *job.anchors), runtime)
                 layout = layout_of(runtime, job.training)
                 fresh.append((job, layout, start_weights(runtime, job, layout)))
             except SealError as error:

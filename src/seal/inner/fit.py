@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,12 +34,14 @@ class Trained:
 
 @dataclass(slots=True)
 class Row:
-    """A row in a round: its job, tokens, and the weight of each labelled token in the job's mean loss."""
+    """A row in a round: its job, tokens, and the weight of each labelled token in the job's loss."""
 
     fit: Fit
     row: TrainingSequence
     weight: float
     dropout_seed: int
+    anchor: bool = False
+    """Whether its loss is the KL from the model without the adapter, see `AdaptJob.anchors`."""
 
 
 class Fit:
@@ -55,6 +57,9 @@ class Fit:
         training = job.training
         self._steps = step_sequences(len(job.sequences), training, job.seed)
         self.total = total_steps(len(job.sequences), training)
+        self._anchors = step_sequences(
+            len(job.anchors), replace(training, steps=self.total), derive(job.seed, "anchors")
+        )
         self.losses: list[float] = []
         self.tokens, self.seconds = 0, 0.0
 
@@ -64,13 +69,19 @@ class Fit:
         return len(self.losses) == self.total
 
     def next_rows(self) -> list[Row]:
-        """Rows of the next optimiser step; the loss is the mean over all their labelled tokens."""
-        rows = [self.job.sequences[i] for i in next(self._steps)]
-        weight = 1.0 / sum(len(row.labelled()) for row in rows)
-        step = len(self.losses)
-        self.tokens += sum(len(row.ids) for row in rows)
-        seeds = [derive(self.job.seed, "dropout", step, i) for i in range(len(rows))]
-        return [Row(self, row, weight, seed) for row, seed in zip(rows, seeds, strict=True)]
+        """Rows of the next optimiser step; the loss is the mean over all their labelled tokens, and that of
+        the anchors is added to it."""
+        job, step = self.job, len(self.losses)
+        learned = [job.sequences[i] for i in next(self._steps)]
+        anchors = [job.anchors[i] for i in next(self._anchors)] if job.anchors else []
+        self.tokens += sum(len(row.ids) for row in (*learned, *anchors))
+        found: list[Row] = []
+        for rows, share, anchor in ((learned, 1.0, False), (anchors, job.anchor_weight, True)):
+            weight = share / max(1, sum(len(row.labelled()) for row in rows))
+            for row in rows:
+                seed = derive(job.seed, "dropout", step, len(found))
+                found.append(Row(self, row, weight, seed, anchor))
+        return found
 
     def next_step(self) -> SlotStep:
         """The optimiser step that is due."""

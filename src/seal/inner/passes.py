@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from seal.inner.fit import Fit, Row
+from seal.inner.heads import cross_entropy, divergence
 from seal.inner.packing import Pack, pack
-from seal.inner.precision import in_full
 from seal.inner.recorded import Rows
 from seal.inner.runtime import Runtime
 from seal.inner.transfer import on_device
-
-#: Logits that are computed at once. On a CPU they stay in blocks that the process keeps, see `memory`.
-_LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 7_000_000, 1 << 25
 
 
 def passes(steps: Sequence[Sequence[Row]], token_budget: int) -> Iterator[tuple[list[Row], bool]]:
@@ -57,7 +55,8 @@ def forward_backward(runtime: Runtime, group: Sequence[Row], accumulate: bool) -
     stacks = {id(r.fit.place.stack): r.fit.place.stack for r in group}
     dropout = [(r.dropout_seed, r.fit.job.training.dropout) for r in group]
     terms: Tensor | None = None
-    if len(stacks) == 1 and not any(p for _, p in dropout):
+    held = any(r.anchor for r in group)
+    if len(stacks) == 1 and not held and not any(p for _, p in dropout):
         (stack,) = stacks.values()
         terms = runtime.recordings.find(stack, rows, accumulate, _take)
     if terms is None:
@@ -72,7 +71,8 @@ def forward_backward(runtime: Runtime, group: Sequence[Row], accumulate: bool) -
             dropout=dropout,
         )
         at, targets = on_device(rows.before, device), on_device(rows.targets, device)
-        terms = _take(runtime, packed, at, targets, on_device(rows.weights, device, runtime.state_dtype))
+        weights = on_device(rows.weights, device, runtime.state_dtype)
+        terms = _take(runtime, packed, at, targets, weights, _held(runtime, group) if held else None)
     fits = list({id(r.fit): r.fit for r in group}.values())
     return fits, _sums(terms, [counts[id(fit)] for fit in fits])
 
@@ -93,14 +93,68 @@ def _rows(group: Sequence[Row]) -> tuple[Rows, dict[int, int]]:
     return rows, counts
 
 
-def _take(runtime: Runtime, packed: Pack, at_K: Tensor, targets_K: Tensor, weights_K: Tensor) -> Tensor:
+class Held(NamedTuple):
+    """The anchors among the labelled positions of a pass."""
+
+    at: Tensor
+    """Which of the K positions are theirs, (A,)."""
+    others: Tensor
+    """Which are not, (K - A,)."""
+    frozen_AD: Tensor
+    """What the decoder without adapters gives to the head there."""
+
+
+def _held(runtime: Runtime, group: Sequence[Row]) -> Held:
+    """The anchors of `group`, read once without adapters."""
+    anchors = [r.row for r in group if r.anchor]
+    flags = [r.anchor for r in group for _ in r.row.labelled()]
+    at, others = ([i for i, flag in enumerate(flags) if flag is wanted] for wanted in (True, False))
+    device = runtime.device
+    bare = pack([row.ids for row in anchors], [None] * len(anchors), device, multiple=runtime.pass_multiple)
+    before = [
+        start + i - 1 for row, (start, _) in zip(anchors, bare.spans, strict=True) for i in row.labelled()
+    ]
+    with torch.no_grad(), runtime.serving(bare):
+        frozen_AD = runtime.hidden(bare).index_select(0, on_device(before, device))
+    return Held(on_device(at, device), on_device(others, device), frozen_AD)
+
+
+def _take(
+    runtime: Runtime,
+    packed: Pack,
+    at_K: Tensor,
+    targets_K: Tensor,
+    weights_K: Tensor,
+    held: Held | None = None,
+) -> Tensor:
     """Forward and backward: writes the adapters' gradients, returns the labelled positions' losses (K,)."""
     with torch.enable_grad(), runtime.serving(packed):
         hidden_TD = runtime.hidden(packed)
         kept_KD = hidden_TD.detach().index_select(0, at_K)
-        terms, grad_KD = _head(runtime, kept_KD, targets_K, weights_K)
+        if held is None:
+            terms, grad_KD = cross_entropy(runtime, kept_KD, targets_K, weights_K)
+        else:
+            terms, grad_KD = _with_anchors(runtime, kept_KD, targets_K, weights_K, held)
         hidden_TD.backward(torch.zeros_like(hidden_TD).index_copy_(0, at_K, grad_KD))
     return terms
+
+
+def _with_anchors(
+    runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Tensor, held: Held
+) -> tuple[Tensor, Tensor]:
+    """Losses (K,) and gradients (K, D): the KL at the positions of anchors, cross-entropy at the others."""
+    terms_K, grad_KD = torch.empty_like(weights_K), torch.empty_like(hidden_KD)
+    for at, frozen in ((held.others, None), (held.at, held.frozen_AD)):
+        if not len(at):
+            continue
+        hidden, weights = hidden_KD.index_select(0, at), weights_K.index_select(0, at)
+        if frozen is None:
+            terms, grad = cross_entropy(runtime, hidden, targets_K.index_select(0, at), weights)
+        else:
+            terms, grad = divergence(runtime, hidden, frozen, weights)
+        terms_K.index_copy_(0, at, terms)
+        grad_KD.index_copy_(0, at, grad)
+    return terms_K, grad_KD
 
 
 def _sums(terms_K: Tensor, counts: Sequence[int]) -> Tensor:
@@ -112,24 +166,3 @@ def _sums(terms_K: Tensor, counts: Sequence[int]) -> Tensor:
         stop += n
     filled = torch.cat([terms_K, terms_K.new_zeros(1)])
     return filled.index_select(0, on_device(index, terms_K.device)).view(-1, longest).sum(dim=1)
-
-
-def _head(runtime: Runtime, hidden_KD: Tensor, targets_K: Tensor, weights_K: Tensor) -> tuple[Tensor, Tensor]:
-    """Every labelled position's weighted loss (K,), and the loss's gradient by `hidden_KD`.
-
-    In pieces: the logits of a whole pass would be far larger than all else in it. The gradient by the logits,
-    softmax - one-hot, is made of the loss's own log-probabilities.
-    """
-    losses, grads = [], []
-    most = _LOGITS_ON_CPU if runtime.device.type == "cpu" else _LOGITS_ELSEWHERE
-    rows = max(1, most // runtime.vocabulary)
-    chunks = (x.split(rows) for x in (hidden_KD, targets_K[:, None], weights_K[:, None]))
-    for hidden_KD, targets_K1, weights_K1 in zip(*chunks, strict=True):
-        with torch.enable_grad():
-            logits_KV = runtime.logits(hidden_KD.requires_grad_())
-        log_p_KV = in_full(logits_KV.detach()).log_softmax(dim=-1)
-        losses.append(-(log_p_KV.gather(1, targets_K1) * weights_K1)[:, 0])
-        by_logits_KV = log_p_KV.exp_().scatter_add_(1, targets_K1, -torch.ones_like(weights_K1))
-        (grad_KD,) = torch.autograd.grad(logits_KV, hidden_KD, by_logits_KV.to(logits_KV.dtype))
-        grads.append(grad_KD * weights_K1.to(grad_KD.dtype))
-    return torch.cat(losses), torch.cat(grads)

@@ -6,7 +6,12 @@ Beside the official procedure there are ways to forget less, all on the same seq
 - `replay`: an edit also trains on sequences of earlier edits of its chain;
 - `gate`: before merging, the adapter is scaled down until earlier edits' own sequences lose at most
   `tolerance` nats a token on average; where no scale does, it is rejected. No question is looked at;
-- `replay+gate`: both.
+- `kl`: while an edit is trained, the model is held to itself on sequences of earlier edits: beside the loss
+  of the edit stands the KL from the model as it was before this edit, frozen. (The unedited model would be
+  the wrong one to hold on to: it knows nothing of the earlier edits, and the KL would unteach them.)
+- by `+` any of them together: `replay+gate`, `replay+gate+kl`.
+
+The first edit of a chain has nothing to forget and is the same under all of them.
 
 Difference from the official script: the self-edits of a passage are drawn from seeds that depend on the
 passage and its place, so that every method starts from the same ones, and they are kept.
@@ -21,6 +26,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -48,7 +54,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("seal.continual")
 
-METHODS = ("official", "replay", "gate", "replay+gate")
+PARTS = ("replay", "gate", "kl")
+METHODS = ("official", *("+".join(some) for n in (1, 2, 3) for some in combinations(PARTS, n)))
 SCALES = (1.0, 0.75, 0.5, 0.25)
 """What the gate tries, in order; none of them: the edit is rejected."""
 
@@ -65,6 +72,8 @@ class Chains:
     """Sequences of earlier edits that an edit trains on again, drawn evenly."""
     tolerance: float = 0.1
     """Nats a token that earlier edits' sequences may lose on average to one edit, for the gate."""
+    kl: float = 1.0
+    """Weight of the KL to the model before the edit, in nats a token beside the edit's own loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +199,11 @@ class _Chain:
         edit = self._written(estep, k, task)
         own = estep.evaluator.domain.training_sequences(task, edit.completion, self.loaded.tokenizer)
         replayed = self._replayed(edit.seed) if "replay" in self.method else []
-        job = AdaptJob(edit.id, (*own, *replayed), estep.evaluator.training, (), edit.seed)
+        held = tuple(row for rows in self.learned for row in rows) if "kl" in self.method else ()
+        training = estep.evaluator.domain.training_config(edit.completion, estep.evaluator.training)
+        job = AdaptJob(
+            edit.id, (*own, *replayed), training, (), edit.seed, anchors=held, anchor_weight=self.chains.kl
+        )
         scale = self._train_and_merge(estep.evaluator.loop, job)
         self.learned.append(own)
         return ChainEdit(edit.completion, scale, len(job.sequences), len(own))
@@ -236,10 +249,13 @@ class _Chain:
         return 0.0
 
     def _loss_of_learned(self) -> float:
-        """Mean negative log-likelihood (nats a token) of all earlier edits' own sequences."""
-        rows = [row for rows in self.learned for row in rows if len(row.ids) > 1]
+        """Mean negative log-likelihood (nats a token) of all earlier edits' own sequences, from the first
+        token on that they teach."""
+        rows = [(row, row.labelled()[0]) for rows in self.learned for row in rows]
         one = Sampling(temperature=0.0, max_new_tokens=1)
-        prompts = tuple(EvalPrompt(f"r{i}", row.ids[:1], one, row.ids[1:]) for i, row in enumerate(rows))
+        prompts = tuple(
+            EvalPrompt(f"r{i}", row.ids[:first], one, row.ids[first:]) for i, (row, first) in enumerate(rows)
+        )
         evaluator = self.estep_of(self.loaded).evaluator
         (outcome,) = evaluator.loop.run([AdaptJob("cost", (), evaluator.training, prompts, 0)])
         raise_error(outcome.error)
@@ -274,7 +290,7 @@ def _result(run: Run, loaded: LoadedModel, chains: Chains, found: dict[str, list
         "std_over_sequences": std,
         "n_sequences": chains.sequences,
         "n_datapoints": chains.edits,
-        "dataset": config.data_config.path,
+        "dataset": config.data_config.path or config.data_config.dataset_name,
         "base_model": loaded.source,
         "seed": config.seed,
         "lora_params": lora_params(config.inner_training()),

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from seal import setup
 from seal.config import load_config
 from seal.data.load_report import Tally, note_loaded
-from seal.data.loader import report_of
-from seal.errors import DataError, RunError
+from seal.data.loader import INVENTED, report_of
+from seal.errors import ConfigError, DataError, RunError
 from seal.prompt import contract_of
 from seal.recipes.articles import Article
 from seal.records import Plan, SelfEdit, Task
@@ -58,26 +58,37 @@ class Step:
         return cls(name, str(out), command, str(Path.cwd()))
 
 
-def settings(model: str, dataset: str, out: Path, **changes: Any) -> SEALConfig:
+def settings(
+    model: str, dataset: str, out: Path, more: Mapping[str, Any] | None = None, /, **changes: Any
+) -> SEALConfig:
     """Settings of a step: all passages of `dataset`, nothing held out, one round; `changes` by dotted name.
 
+    Of `invented` worlds it takes those for training, as many as `data_config.max_samples` says.
+
+    Args:
+        more: settings of the user's, by dotted name, that the step leaves open.
+
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value out of range, or one of `more` is not open.
     """
-    return load_config(
-        overrides={
-            "model_name": model,
-            "data_config.path": dataset,
-            "data_config.val_path": dataset,  # so that no passage is held back
-            "evaluation.enabled": False,
-            "max_outer_iterations": 1,
-            "generation.check": "record",  # what the file says is trained on
-            "reward": "best_of_k",
-            "keep": "best_of_k",
-            "output_dir": str(run_folder(out)),
-        }
-        | {name.replace("__", "."): value for name, value in changes.items()}
-    )
+    # as held-out passages too, so that none is held back
+    source = {"data_config.path": dataset, "data_config.val_path": dataset}
+    if dataset == INVENTED:
+        source = {"data_config.dataset_name": INVENTED}
+    fixed = {
+        "model_name": model,
+        **source,
+        "evaluation.enabled": False,
+        "max_outer_iterations": 1,
+        "generation.check": "record",  # what the file says is trained on
+        "reward": "best_of_k",
+        "keep": "best_of_k",
+        "output_dir": str(run_folder(out)),
+    } | {name.replace("__", "."): value for name, value in changes.items()}
+    for name in more or ():
+        if name in fixed:
+            raise ConfigError(f"--set {name}: not open here", "give the command's own option, if it has one")
+    return load_config(overrides=fixed | dict(more or {}))
 
 
 def inner_settings(training: TrainingConfig) -> dict[str, Any]:

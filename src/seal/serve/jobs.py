@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,17 +22,19 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
         vocabulary: number of token ids of the model.
         window: most tokens of one sequence (prompt and answer together for an evaluation prompt).
     """
-    training = job.training
-    within("number of rows", len(job.sequences), limits.sequences)
+    training, rows = job.training, (*job.sequences, *job.anchors)
+    within("number of rows", len(rows), limits.sequences)
     within("number of evaluation prompts", len(job.eval_prompts), limits.questions)
     within("rank", training.rank, limits.rank)
     within("epochs", training.epochs, limits.epochs)
     within("steps", training.steps, limits.steps)
-    within("training tokens", sum(len(row.ids) for row in job.sequences), limits.tokens)
+    within("training tokens", sum(len(row.ids) for row in rows), limits.tokens)
     read = (len(p.ids) + len(r) for p in job.eval_prompts for r in (p.reference, *p.others))
     within("prompt tokens", sum(read), limits.tokens)
-    within("tokens of a row", max((len(row.ids) for row in job.sequences), default=0), window)
-    for row in job.sequences:
+    within("tokens of a row", max((len(row.ids) for row in rows), default=0), window)
+    if not 0 <= job.anchor_weight < math.inf:
+        raise WireError(f"anchor_weight is {job.anchor_weight}", "give a number from 0 on")
+    for row in rows:
         inside = all(0 <= start <= stop <= len(row.ids) for start, stop in row.loss)
         if not inside or sum(stop - start for start, stop in row.loss) > len(row.ids):
             raise WireError("a row's loss spans overlap or leave the row", "give disjoint [start, stop)")
@@ -47,7 +50,7 @@ def check_job(job: AdaptJob, limits: Limits, vocabulary: int, window: int) -> No
                 "an evaluation prompt's question has no gold answer", "give one, or leave the question out"
             )
     ids = (
-        [row.ids for row in job.sequences]
+        [row.ids for row in rows]
         + [p.ids for p in job.eval_prompts]
         + [r for p in job.eval_prompts for r in (p.reference, *p.others)]
     )
