@@ -126,7 +126,7 @@ class Recording:
         lengths = [len(ids) for ids in rows.ids]
         filled = shape.tokens - sum(lengths)
         ids = [token for own in rows.ids for token in own] + [0] * filled
-        positions = [i for n in (*lengths, filled) for i in range(n)]
+        positions = [i for n in lengths for i in range(n)] + [0] * filled
         self.ids_2T.copy_(on_device([ids, positions], device))
         spare = shape.labels - len(rows.before)
         labels = [[*rows.before, *[shape.tokens - 1] * spare], [*rows.targets, *[0] * spare]]
@@ -197,6 +197,7 @@ class Recordings:
             losses = recording.play(rows, lambda: _pool(stack))
         except torch.OutOfMemoryError:
             known.pop(shape)
+            stack.pool = None  # it may have been this one's alone
             raise
         except (RuntimeError, ValueError) as error:
             log.warning("training goes on without CUDA graphs: %s", (str(error).splitlines() or [""])[0])
