@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -69,6 +70,20 @@ def timed(loop: InnerLoop, jobs: list[AdaptJob]) -> Pass:
     return Pass(seconds, outcomes, [t.train_s + t.answer_s for t in times])
 
 
+def beside_simulator(local: InnerLoop, jobs: list[AdaptJob], given: argparse.Namespace) -> None:
+    """Print what passes really took, and what the simulator makes of their jobs' seconds."""
+    with closing(local):
+        timed(local, jobs[: given.batch * given.workers])
+        for turn in range(given.turns):
+            done = timed(local, jobs)
+            said, spent = done.simulated(given.batch, given.workers), sum(done.jobs_s)
+            print(
+                f"turn {turn + 1}: {given.workers} workers, {len(jobs)} jobs of {spent:.1f} s in all: really"
+                f" {done.seconds:.2f} s, simulated {said:.2f} s ({said / done.seconds:.3f})",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m-instruct")
@@ -78,11 +93,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--simulator", action="store_true", help="local processes beside the simulator alone")
     given = parser.parse_args()
     loaded = load_model(given.model, "cpu")
     jobs = jobs_of(loaded, given.jobs, given.epochs, given.rows)
     settings = {"workers": given.workers, "slots": given.batch, "token_budget": 512}
     local = inner_loop(loaded, EngineSettings(**settings), given.batch)
+    if given.simulator:
+        beside_simulator(local, jobs, given)
+        return
     ray = inner_loop(loaded, EngineSettings(**settings, ray=RaySettings(f"bench-{os.getpid()}")), given.batch)
     try:
         began = time.perf_counter()
