@@ -41,7 +41,8 @@ def test_memory_that_is_not_there(
             assert len(errors) == (done.returncode != 0), said
             assert all("memory" in line and "fewer inner.workers" in line for line in errors), said
             ends["enough" if done.returncode == 0 else "refused"] += 1
-        else:  # no line of Python's is run any more: the C library says it
-            assert "allocate memory" in done.stderr or "bad_alloc" in done.stderr, said
-            ends["ended_by_the_c_library"] += 1
+        else:  # the C library ends the process, or a C extension raises what says nothing
+            assert done.stderr.strip(), said
+            ends["ended_in_c"] += 1
+    assert ends["ended_in_c"] <= 2 + ends.total() // 4
     told(**ends)

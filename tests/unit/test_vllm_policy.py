@@ -3,19 +3,17 @@ interface, whose log-probabilities come from a real model with the adapter that 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from loopback_http import JSON, answering
+from fake_vllm import FakeVLLM, World, drawn, make_world
+from loopback_http import answering
 from seal.errors import GenerationError, ModelError
-from seal.models.adapter_reader import read_adapter
-from seal.models.load import LoadedModel, load_model
+from seal.models.load import load_model
 from seal.models.lora import LoRAWrapper
 from seal.models.merge import merge
 from seal.models.stacked import adapter_of, save_stacked
@@ -23,44 +21,6 @@ from seal.models.vllm_policy import FollowingGenerator, VLLMPolicy, own
 from seal.records import Sampling, TrainingConfig
 from seal.restem import ReSTEMOptimizer
 from seal.selection import Pair
-
-
-@dataclass
-class FakeVLLM:
-    """Serves `models` by name; `mode` says what it does wrong."""
-
-    url: str = ""
-    mode: str = "good"
-    names: dict[str, LoadedModel] = field(default_factory=dict)
-    made: Callable[[str], LoadedModel] = lambda path: (_ for _ in ()).throw(AssertionError)
-    asked: list[tuple[str, Any]] = field(default_factory=list)
-
-    def answer(self, path: str, body: Any) -> tuple[int, str, str]:
-        self.asked.append((path, body))
-        if path == "/v1/models":
-            return 200, JSON, json.dumps({"data": [{"id": name} for name in self.names]})
-        if path == "/v1/load_lora_adapter":
-            return self._load(body["lora_name"], body["lora_path"])
-        if path == "/v1/unload_lora_adapter":
-            self.names.pop(body["lora_name"])
-            return 200, JSON, "Success"
-        model = self.names.get(body["model"])
-        if model is None:
-            return 404, JSON, "no such model"
-        ids = torch.tensor([body["prompt"]])
-        with torch.inference_mode():
-            logits = torch.log_softmax(model.model(input_ids=ids, use_cache=False).logits[0].float(), -1)
-        found = [None, *(float(logits[i, t]) for i, t in enumerate(body["prompt"][1:]))]
-        return 200, JSON, json.dumps({"choices": [{"logprobs": {"token_logprobs": [*found, -1.0]}}]})
-
-    def _load(self, name: str, path: str) -> tuple[int, str, str]:
-        if self.mode == "404":
-            return 404, JSON, "Not Found"
-        if self.mode == "unlisted":
-            return 200, JSON, "Success"
-        stale = {"ignores": "base", "stale": "old"}.get(self.mode)
-        self.names[name] = self.names[stale] if stale else self.made(path)
-        return 200, JSON, "Success: LoRA adapter added successfully."
 
 
 @pytest.fixture
@@ -72,44 +32,9 @@ def server() -> Iterator[FakeVLLM]:
         yield made
 
 
-SHAPE = TrainingConfig(rank=4, alpha=8.0)
-
-
-def drawn(loaded: LoadedModel, seed: int) -> Any:
-    """Factors that change what the model says."""
-    with LoRAWrapper.from_config(loaded.model, SHAPE) as adapter:
-        adapter.reset(seed)
-        factors = adapter.factors()
-    made = torch.Generator().manual_seed(seed)
-    return {n: (a, 0.1 * torch.randn(b.shape, generator=made)) for n, (a, b) in factors.items()}
-
-
-@dataclass
-class World:
-    server: FakeVLLM
-    policy: LoadedModel
-    adapter: Path
-
-
 @pytest.fixture
 def world(server: FakeVLLM, tiny: Any, tmp_path: Path) -> World:
-    """A base on the server, an older adapter on it, and a policy of ours that is to go there."""
-    base = tiny()
-
-    def with_adapter(path: str) -> LoadedModel:
-        saved, loaded = read_adapter(path), tiny()
-        merge(loaded.model, saved.factors, saved.alpha / saved.rank)
-        return loaded
-
-    old, new = (save(base, drawn(base, seed), tmp_path / f"a{seed}") for seed in (1, 2))
-    server.made = with_adapter
-    server.names = {"base": base, "old": with_adapter(str(old))}
-    return World(server, with_adapter(str(new)), new)
-
-
-def save(loaded: LoadedModel, factors: Any, folder: Path) -> Path:
-    save_stacked(loaded.model, factors, 2.0, folder)
-    return folder
+    return make_world(server, tiny, tmp_path)
 
 
 def test_a_policy_is_served_under_a_new_name_and_removed(world: World) -> None:

@@ -15,6 +15,9 @@ from seal.whole_file import whole_folder
 if TYPE_CHECKING:
     from seal.models.load import LoadedModel
 
+UNSAVED = "cannot save the adapter"
+"""How the error begins where a trained adapter cannot be written."""
+
 
 def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`; the folder appears whole or not at all.
@@ -51,7 +54,7 @@ def save_adapter(adapter: Adapter, loaded: LoadedModel, folder: str | Path) -> N
             config.save_pretrained(str(staging))
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise AdaptError(f"cannot save the adapter to {target}: {why}", "check the folder") from error
+        raise AdaptError(f"{UNSAVED} to {target}: {why}", "free disk space, or check the folder") from error
 
 
 def load_adapter(runtime: Runtime, folder: str | Path) -> Adapter:

@@ -70,5 +70,6 @@ def save_stacked(
             config.save_pretrained(str(staging))
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise ModelError(f"cannot save the adapter to {folder}: {why}", "check the disk") from None
+        fix = "free disk space, or check the disk"
+        raise ModelError(f"cannot save the adapter to {folder}: {why}", fix) from None
     return rank

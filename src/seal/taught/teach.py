@@ -265,6 +265,7 @@ class Teaching:
         self, journal: Journal, number: int, lessons: Sequence[Lesson]
     ) -> tuple[tuple[TaughtAdapter, ...], int]:
         """The model's adapters after this batch, and the optimiser steps that it took."""
+        from seal.inner.adapter_files import UNSAVED
         from seal.inner.loop import LocalInnerLoop, default_slots
 
         todo = [lesson for lesson in lessons if journal.get("trained", f"{number}/{lesson.name}") is None]
@@ -277,9 +278,12 @@ class Teaching:
         loop = LocalInnerLoop(self.loaded, slots=slots)
         for outcome in loop.run(_watched(jobs, self.progress)):
             if outcome.error is not None:
+                unsaved = outcome.error.message.startswith(UNSAVED)  # then not the training is at fault
                 raise AdaptError(
                     f"training {outcome.job_id!r} failed: {outcome.error.message}",
-                    "lower --lr, or leave the document out",
+                    "give the same command again then"
+                    if unsaved
+                    else "lower --lr, or leave the document out",
                 )
             steps, loss = len(outcome.losses), outcome.losses[-1]
             record = {"sha256": _digest(Path(outcome.adapter)), "steps": steps, "last_loss": loss}
