@@ -119,7 +119,7 @@ MUTANTS = (
     Mutant("no clipping", "inner/optimiser.py", "        grad_scale=scale, amsgrad", "        grad_scale=None, amsgrad", f"{_ENGINE} -k cut_to_nothing"),
     Mutant("no clipping in fp64", "inner/optimiser.py", "            grad.div_(scale)\n", "            pass\n", f"{_ENGINE} -k 'fp64_the_engine and llama'"),
     Mutant("a loss that is not finite goes on", "inner/fit.py", "if not (math.isfinite(loss) and math.isfinite(norm)):", "if False:", f"{_ENGINE} -k diverges"),
-    Mutant("one dropout for all", "inner/fit.py", 'derive(self.job.seed, "dropout", step, i)', 'derive(0, "dropout", step, i)', f"{_ENGINE} -k own_dropout"),
+    Mutant("one dropout for all", "inner/fit.py", 'derive(job.seed, "dropout", step, len(found))', 'derive(0, "dropout", step, len(found))', f"{_ENGINE} -k own_dropout"),
     Mutant("dropout unscaled", "inner/dropout.py", ".mul_(self.scale_T1[own].to(dtype))", "", f"{_ENGINE} -k right_rate"),
     Mutant("the prompt is learned", "records.py", "spans = self.loss or ((1, len(self.ids)),)", "spans = ((1, len(self.ids)),)", "test_lora_wrapper.py test_restem.py -k 'labelled or mask'"),
     Mutant("the first token is learned", "records.py", "range(max(a, 1),", "range(max(a, 0),", "test_records.py"),

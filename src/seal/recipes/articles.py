@@ -99,7 +99,7 @@ def write_json(path: Path, value: Any) -> None:
         write_whole(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written: {error.strerror}", "check the folder and the disk"
+            f"{path} cannot be written: {error.strerror}", "free disk space, or check the folder"
         ) from None
 
 

@@ -109,7 +109,8 @@ def save(result: Regrade, folder: Path) -> Path:
             number += 1
             continue
         except OSError as error:
-            raise RunError(f"{path}: cannot be written: {error.strerror}", "check the folder") from None
+            fix = "free disk space, or check the folder"
+            raise RunError(f"{path}: cannot be written: {error.strerror}", fix) from None
         return path
 
 
