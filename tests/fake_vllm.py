@@ -36,7 +36,7 @@ class FakeVLLM:
         if path == "/v1/load_lora_adapter":
             return self._load(body["lora_name"], body["lora_path"])
         if path == "/v1/unload_lora_adapter":
-            self.names.pop(body["lora_name"])
+            self.names.pop(body["lora_name"], None)
             return 200, JSON, "Success"
         model = self.names.get(body["model"])
         if model is None:

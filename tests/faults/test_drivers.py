@@ -40,7 +40,7 @@ def test_a_driver_that_was_stopped_goes_on_after_another_took_over(
     seconds, whole, wanted = time.monotonic() - began, outcome(reference.cwd), amount(20)
     for n in range(wanted):
         one = Killer(server, command, tmp_path / str(n), stub=True)
-        stopped = one.live(stop=rng.uniform(0.3, 0.95) * seconds)
+        stopped = one.live(stop=rng.uniform(0.1, 0.7) * seconds)
         if not stopped.pid:
             ends["was_over_before"] += 1
             continue
