@@ -50,7 +50,7 @@ def main(config_path: str, worlds: str) -> None:
         grades = LexicalGrader().grade(list(zip(asked, texts, strict=True)))
         right.setdefault(name, []).append(fmean(g.verdict is Verdict.CORRECT for g in grades))
     for name, shares in right.items():
-        found = interval(shares)
+        found = interval(shares, bounds=(0.0, 1.0))
         print(f"taught {name}: {found.mean:.1%} {span(found.low, found.high)} of {len(shares)} worlds")
 
 
