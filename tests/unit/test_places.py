@@ -60,13 +60,14 @@ def test_every_gpu_gets_a_worker_that_loads_the_policy_itself(
     [("cuda:0", 3), ("cpu", 10)],
 )
 def test_a_cluster_has_room_for_an_actor_a_gpu_or_a_core(device: str, room: int) -> None:
-    """A node of two GPUs and four cores, one of eight GPUs and a core, five cores, and one that left."""
+    """A node of two GPUs and four cores, one of eight GPUs and a core, five cores, one that left and one that
+    is about to."""
 
     class Ray:
         def nodes(self) -> list[dict[str, Any]]:
-            has = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 8.0}, {"CPU": 5.0}]
-            here = [{"Alive": True, "Resources": resources} for resources in has]
-            return [*here, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+            has = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 8.0}, {"CPU": 5.0}, {"CPU": 7.0, "GPU": 7.0}]
+            here = [{"Alive": True, "NodeID": str(i), "Resources": has[i]} for i in range(len(has))]
+            return [*here, {"Alive": False, "NodeID": "left", "Resources": {"CPU": 64.0, "GPU": 8.0}}]
 
     class Session:
         ray = Ray()
@@ -74,4 +75,5 @@ def test_a_cluster_has_room_for_an_actor_a_gpu_or_a_core(device: str, room: int)
     setup = WorkerSetup(WorkerModel("m", "v", device, "float32"), 1, 2, 64)
     crew = RayCrew(RaySettings("run"), setup, lambda: pytest.fail("nothing is fetched"))
     crew._session = Session()  # type: ignore[assignment]
+    crew._leaving = frozenset({"3"})
     assert crew._room() == room
