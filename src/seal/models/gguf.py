@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seal.errors import ModelError
 from seal.extras import pip_install
@@ -125,8 +125,16 @@ def _check_size(path: Path) -> None:
     from gguf import GGUFReader
     from transformers import AutoConfig
 
+    class Bounded(GGUFReader):
+        """Stops where the file does: the package reads on for as many entries as a list claims to have."""
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if orig_offs >= len(self.data):
+                raise ValueError("a field goes on behind the end of the file")
+            return super()._get_field_parts(orig_offs, raw_type)
+
     try:
-        reader = GGUFReader(path)
+        reader = Bounded(path)
         counts = [int(tensor.n_elements) for tensor in reader.tensors]
         layers = [int(f.contents()) for name, f in reader.fields.items() if name.endswith(".block_count")]
     except Exception:  # noqa: BLE001 (of a broken file; whoever loads it says what is wrong)
