@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,3 +219,20 @@ class Killer:
     def go_on_to_the_end(self) -> None:
         while self.live().code != 0:
             pass
+
+
+class Whole(NamedTuple):
+    """A command that nothing disturbed: what the others are held to."""
+
+    life: Life
+    seconds: float
+    outcome: dict[str, Any]
+    units: int
+
+    @classmethod
+    def of(cls, server: ForkServer, command: Command, cwd: Path, *, stub: bool) -> Whole:
+        """Run it once, in a folder of its own."""
+        reference = Killer(server, command, cwd, stub)
+        began = time.monotonic()
+        life = reference.live()
+        return cls(life, time.monotonic() - began, outcome(cwd), units(cwd))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from killed_commands import COMMANDS, TINY, ForkServer, Killer, opened, outcome, units
+from killed_commands import COMMANDS, TINY, ForkServer, Killer, Whole, opened, units
 from seal.records import AdaptJob, AdaptOutcome
 from seal.serve.client import RemoteInnerLoop
 from seal.serve.link import Link
@@ -32,10 +32,7 @@ def test_commands_are_killed_at_random_moments(
     told: Callable[..., None],
 ) -> None:
     command, ends, slowest = COMMANDS[name], Counter[str](), 0.0
-    reference = Killer(server, command, tmp_path / "whole", stub=True)
-    began = time.monotonic()
-    life = reference.live()
-    seconds, whole, work = time.monotonic() - began, outcome(reference.cwd), units(reference.cwd)
+    life, seconds, whole, work = Whole.of(server, command, tmp_path / "whole", stub=True)
     wanted, episode = amount(command.kills), 0
     while ends.total() < wanted:
         killer = Killer(server, command, tmp_path / str(episode), stub=True)
@@ -61,13 +58,12 @@ def test_clocks_have_no_part_in_results(
 ) -> None:
     """A run that is killed goes on under another clock, is killed again, and ends under the first one."""
     for name, command in COMMANDS.items():
-        reference = Killer(server, command, tmp_path / name / "whole", stub=True)
-        life = reference.live()
+        life, _, whole, work = Whole.of(server, command, tmp_path / name / "whole", stub=True)
         killer = Killer(server, command, tmp_path / name / "shifted", stub=True)
         killer.live(call=rng.randint(life.calls // 4, life.calls // 2))
         killer.live(call=rng.randint(1, life.calls // 2), clock=shift)
         killer.go_on_to_the_end()
-        killer.check(outcome(reference.cwd), units(reference.cwd))
+        killer.check(whole, work)
     told(runs=len(COMMANDS))
 
 
@@ -81,9 +77,7 @@ def test_a_tiny_model_is_killed_inside_what_takes_long(
     """In a training round, in the grading of an adapter, in the M-step, in the save of a policy."""
     lasts = {"train": 0.03, "grade": 0.001, "m-step": 0.5, "save": 0.05}
     command, ends, episode = COMMANDS["train"], Counter[str](), 0
-    reference = Killer(server, command, tmp_path / "whole", stub=False)
-    reference.live()
-    whole, work = outcome(reference.cwd), units(reference.cwd)
+    _, _, whole, work = Whole.of(server, command, tmp_path / "whole", stub=False)
     due = [place for place in lasts for _ in range(amount(40) // 4 + 1)]
     rng.shuffle(due)
     while due:

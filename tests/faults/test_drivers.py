@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from killed_commands import COMMANDS, ForkServer, Killer, outcome
+from killed_commands import COMMANDS, ForkServer, Killer, Whole, outcome
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +34,8 @@ def test_a_driver_that_was_stopped_goes_on_after_another_took_over(
     told: Callable[..., None],
 ) -> None:
     command, ends = COMMANDS["train"], Counter[str]()
-    reference = Killer(server, command, tmp_path / "whole", stub=True)
-    began = time.monotonic()
-    reference.live()
-    seconds, whole, wanted = time.monotonic() - began, outcome(reference.cwd), amount(20)
+    _, seconds, whole, _ = Whole.of(server, command, tmp_path / "whole", stub=True)
+    wanted = amount(20)
     for n in range(wanted):
         one = Killer(server, command, tmp_path / str(n), stub=True)
         stopped = one.live(stop=rng.uniform(0.1, 0.7) * seconds)
@@ -71,7 +69,3 @@ def _second(one: Killer, stopped: int, careful: bool) -> str:
     assert one.journal.read_bytes() == finished, "nothing of the first one's lands"
     assert first.code in (0, 2), (one.cwd / ".log").read_text()[-2000:]
     return "first_refused" if first.code == 2 else "first_had_written_all"
-
-
-def command_folder(one: Killer) -> str:
-    return one.command.folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,18 +22,13 @@ def cross_entropy(
     In pieces: the logits of a whole pass would be far larger than all else in it. The gradient by the logits,
     softmax - one-hot, is made of the loss's own log-probabilities.
     """
-    losses, grads = [], []
-    rows = _rows_at_once(runtime)
-    chunks = (x.split(rows) for x in (hidden_KD, targets_K[:, None], weights_K[:, None]))
-    for hidden_KD, targets_K1, weights_K1 in zip(*chunks, strict=True):
-        with torch.enable_grad():
-            logits_KV = runtime.logits(hidden_KD.requires_grad_())
-        log_p_KV = in_full(logits_KV.detach()).log_softmax(dim=-1)
-        losses.append(-(log_p_KV.gather(1, targets_K1) * weights_K1)[:, 0])
-        by_logits_KV = log_p_KV.exp_().scatter_add_(1, targets_K1, -torch.ones_like(weights_K1))
-        (grad_KD,) = torch.autograd.grad(logits_KV, hidden_KD, by_logits_KV.to(logits_KV.dtype))
-        grads.append(grad_KD * weights_K1.to(grad_KD.dtype))
-    return torch.cat(losses), torch.cat(grads)
+
+    def score(log_p_KV: Tensor, targets_K: Tensor) -> tuple[Tensor, Tensor]:
+        targets_K1 = targets_K[:, None]
+        losses_K1 = -log_p_KV.gather(1, targets_K1)
+        return losses_K1, log_p_KV.exp_().scatter_add_(1, targets_K1, -torch.ones_like(losses_K1))
+
+    return _in_pieces(runtime, _rows_at_once(runtime), hidden_KD, targets_K, weights_K, score)
 
 
 def divergence(
@@ -41,18 +38,34 @@ def divergence(
 
     The gradient of KL(p || q) by the logits of q is q - p.
     """
-    losses, grads = [], []
-    rows = max(1, _rows_at_once(runtime) // 2)  # there are two of everything
-    chunks = (x.split(rows) for x in (hidden_KD, frozen_KD, weights_K[:, None]))
-    for hidden_KD, frozen_KD, weights_K1 in zip(*chunks, strict=True):
+
+    def score(log_q_KV: Tensor, frozen_KD: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             log_p_KV = in_full(runtime.logits(frozen_KD)).log_softmax(dim=-1)
+        p_KV = log_p_KV.exp()
+        losses_K1 = (p_KV * (log_p_KV - log_q_KV)).sum(dim=-1, keepdim=True)
+        return losses_K1, log_q_KV.exp_().sub_(p_KV)
+
+    rows = max(1, _rows_at_once(runtime) // 2)  # there are two of everything
+    return _in_pieces(runtime, rows, hidden_KD, frozen_KD, weights_K, score)
+
+
+def _in_pieces(
+    runtime: Runtime, rows: int, hidden_KD: Tensor, given: Tensor, weights_K: Tensor,
+    score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weighted losses (K,) and their gradient by `hidden_KD`, `rows` positions at once.
+
+    `score` makes of log-probabilities (which it may use up) and of what is `given` the losses (rows, 1) and
+    their gradient by the logits.
+    """
+    losses, grads = [], []
+    chunks = (x.split(rows) for x in (hidden_KD, given, weights_K[:, None]))
+    for hidden_KD, own, weights_K1 in zip(*chunks, strict=True):
         with torch.enable_grad():
             logits_KV = runtime.logits(hidden_KD.requires_grad_())
-        log_q_KV = in_full(logits_KV.detach()).log_softmax(dim=-1)
-        p_KV = log_p_KV.exp()
-        losses.append((p_KV * (log_p_KV - log_q_KV)).sum(dim=-1) * weights_K1[:, 0])
-        by_logits_KV = log_q_KV.exp_().sub_(p_KV)
+        losses_K1, by_logits_KV = score(in_full(logits_KV.detach()).log_softmax(dim=-1), own)
+        losses.append((losses_K1 * weights_K1)[:, 0])
         (grad_KD,) = torch.autograd.grad(logits_KV, hidden_KD, by_logits_KV.to(logits_KV.dtype))
         grads.append(grad_KD * weights_K1.to(grad_KD.dtype))
     return torch.cat(losses), torch.cat(grads)
