@@ -1,13 +1,15 @@
 """Arms of runs compared in pairs over held-out tasks: `python experiments/compare.py RUN...`.
 
-Prints every run's arms in a line; then, over the tasks of all runs together, every arm's mean, the plans or
-recipes that it chose most, and the paired difference from the arm after RL with its 95 % interval.
+Prints every run's arms in a line; then, over the tasks of all runs together, every arm's mean, the tokens
+that an adapter was trained on, the paired difference from the arm after RL with its 95 % interval, and the
+plans or recipes that were chosen most.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
+from statistics import fmean
 
 from seal.arc.recipe import RecipeError, parse_recipe
 from seal.domains.study_plan import parse_plan
@@ -35,12 +37,15 @@ def main(folders: list[str]) -> None:
     """Compare and print."""
     scores: dict[str, dict[str, float]] = defaultdict(dict)
     choices: dict[str, Counter[str]] = defaultdict(Counter)
+    tokens: dict[str, list[int]] = defaultdict(list)
     for folder in folders:
         history = read_history(folder)
         print(f"{folder}: " + ", ".join(f"{arm.arm} {arm.mean:.1%}" for arm in history.arms))
         for arm in history.arms:
             scores[arm.arm] |= {f"{folder}/{t.task_id}": t.score for t in arm.tasks}
         for trial in history.trials:
+            if trial.outcome.timings.train_tokens:  # a twin of another adapter has none of its own
+                tokens[trial.arm].append(trial.outcome.timings.train_tokens)
             edit = history.edits.get(trial.edit_id)
             if edit is not None and trial.arm != "train" and (choice := chosen(edit.completion)):
                 choices[trial.arm][choice] += 1
@@ -52,6 +57,8 @@ def main(folders: list[str]) -> None:
             found = interval([after[t] - mine[t] for t in common], bounds=GAINS)
             line += f"   after RL minus this {found.mean:+6.1%}  {span(found.low, found.high, sign=True)}"
             line += f" over {len(common)}" * (len(common) < len(mine))
+        if trained := tokens[arm]:
+            line += f"   {fmean(trained):.0f} tokens"
         print(line)
         for choice, count in choices[arm].most_common(4):
             print(f"    {count:3d} × {choice}")

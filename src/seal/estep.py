@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,6 +75,15 @@ class EStep:
         if self.sampler is None:
             raise ConfigError("nothing here writes self-edits", "give them, or a model that writes")
         return write_edits(self.run, self.sampler, self.policy.version, tasks, n, iteration)
+
+    def write_fixed(self, tasks: Sequence[Task], iteration: int) -> list[SelfEdit]:
+        """What the policy writes to the domain's fixed prompts, grouped by task."""
+        if self.sampler is None:
+            raise ConfigError("nothing here writes self-edits", "give them, or a model that writes")
+        drafts = self.sampler.fixed_drafts(tasks, self.policy.version)
+        names = [draft.id for draft in drafts]
+        write = partial(self.sampler.complete, drafts)
+        return _written(self.run, names, write, iteration, "fixed")
 
     def adapt(
         self,
@@ -163,12 +172,23 @@ def write_edits(
 ) -> list[SelfEdit]:
     """`n` self-edits a task, by the policy of that version; what the journal lacks is drawn again whole."""
     names = [f"{task.id}.i{iteration}.e{k}" for task in tasks for k in range(n)]
+    return _written(run, names, partial(sampler.generate, tasks, n, policy, iteration), iteration, part)
+
+
+def _written(
+    run: Run,
+    names: Sequence[str],
+    write: Callable[[Callable[[int, int], None]], list[SelfEdit]],
+    iteration: int,
+    part: str,
+) -> list[SelfEdit]:
+    """The self-edits of these names: the journal's, or what `write` draws, which is told of its progress."""
     known = [run.recall(SelfEdit, "edit", name) for name in names]
     if all(known):
         return [edit for edit in known if edit is not None]
     log.info("writing %d self-edits", len(names))
     with timed(run, "write", iteration, part) as phase:
-        edits = sampler.generate(tasks, n, policy, iteration, partial(run.progress, "writing self-edits"))
+        edits = write(partial(run.progress, "writing self-edits"))
         phase.tokens = sum(edit.n_tokens for edit in edits)
     run.record_missing("edit", {edit.id: edit for edit in edits})
     for edit in edits:

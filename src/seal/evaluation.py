@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 #: Numbers of the evaluations, in the place of a round's.
 BEFORE, AFTER, PLACEBO = -1, -2, -3
 #: Arms that are measured only where the settings ask for them.
-CONTROLS = ("constant", "placebo")
+CONTROLS = ("constant", "fixed_prompts", "placebo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,8 @@ class HeldOut:
             if self.wants(arm):
                 named = {task: edits[arm] for task, edits in self._references.items() if arm in edits}
                 arms.append(self._arm(estep, arm, self._given(arm, named), BEFORE, performances, base))
+        if self.wants("fixed_prompts", default=False):
+            arms.append(self._arm(estep, "fixed_prompts", self._fixed(estep), BEFORE, performances, base))
         if self.wants("self_edit"):
             edits = estep.write(self.tasks, self.samples, BEFORE)
             arms.append(self._arm(estep, "self_edit", edits, BEFORE, performances, base))
@@ -150,6 +152,14 @@ class HeldOut:
         edits = estep.write(self.tasks, self.samples, AFTER)
         return [base, self._arm(estep, "self_edit_rl", edits, AFTER, performances, arms[0])]
 
+    def _fixed(self, estep: EStep) -> list[SelfEdit]:
+        """Of every task all that the policy writes to the fixed prompts, as one self-edit."""
+        written: dict[str, list[str]] = defaultdict(list)
+        for edit in estep.write_fixed(self.tasks, BEFORE):
+            written[edit.task_id].append(edit.completion)
+        joined = {task.id: self.domain.joined(task, written[task.id]) for task in self.tasks}
+        return self._given("fixed_prompts", joined)
+
     def _given(self, arm: str, completions: Mapping[str, str]) -> list[SelfEdit]:
         """Self-edits that no policy wrote, by task."""
         return [
@@ -163,6 +173,8 @@ class HeldOut:
     def _check(self, wanted: set[str]) -> None:
         """Raise `ConfigError` for an arm that there is not."""
         known = ["base", "in_context", *self._reference_arms(), "self_edit", "self_edit_rl", *CONTROLS]
+        if type(self.domain).fixed_prompts is BaseDomain.fixed_prompts:
+            known.remove("fixed_prompts")
         if unknown := sorted(wanted - set(known)):
             raise ConfigError(f"evaluation.arms names {unknown[0]!r}", f"this domain has {', '.join(known)}")
 

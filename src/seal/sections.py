@@ -319,9 +319,10 @@ class EvaluationConfig(Section):
     """Held-out tasks to evaluate; None: all of them."""
     arms: Arms | None = None
     """Compared with the base: self_edit (before RL), self_edit_rl (after RL), the domain's references
-    (passage, random, oracle, no_augmentation, …), and two controls that have to be asked for: placebo (the
-    same M-step on self-edits picked at random) and constant (the best one self-edit, for all tasks); None:
-    all but those two."""
+    (passage, random, oracle, no_augmentation, …), and three controls that have to be asked for: placebo (the
+    same M-step on self-edits picked at random), constant (the best one self-edit, for all tasks) and
+    fixed_prompts (of passages: texts of four kinds and about pairs of names, all in one adapter); None: all
+    but those three."""
     samples: Natural = 1
     """Self-edits a task in each self-edit arm; their scores are averaged."""
     in_context: bool = False

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from random import Random
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from seal.cloze import gaps
 from seal.errors import ConfigError, DataError, GenerationError
 from seal.plugins import taken
 from seal.prompt import contract_of
@@ -96,6 +99,32 @@ TEMPLATES: dict[str, PromptTemplate] = {
 """Built-in templates by `prompt_type`; `none` generates nothing, so that the passage alone is trained on."""
 
 
+FIXED = ("questions_answers", "facts", "implications", "rewrite")
+"""Kinds of self-edit that the arm of fixed prompts asks for, beside pairs of names. Questions come first: the
+first text of a self-edit with questions is taken for one."""
+PAIRS = 4
+"""Pairs of names that it asks about."""
+
+
+def fixed_templates(passage: str, seed: int) -> list[PromptTemplate]:
+    """What needs no learning: prompts of several kinds, and of pairs of names that the passage holds, how
+    they are related (after EntiGraph, arXiv 2409.07431; names are found by rule). `seed` draws the pairs.
+    """
+    names = dict.fromkeys(gap.answer for gap in gaps(passage) if gap.kind == "name")
+    pairs = list(combinations(names, 2))
+    drawn = Random(seed).sample(pairs, min(PAIRS, len(pairs)))
+    return [*(TEMPLATES[name] for name in FIXED), *(_related(*pair) for pair in drawn)]
+
+
+def _related(first: str, second: str) -> PromptTemplate:
+    first, second = (name.replace("{", "{{").replace("}", "}}") for name in (first, second))
+    return _template(
+        f"Read the passage and explain how {first} and {second} are related in it. Write short sentences, "
+        "and name both in every sentence.",
+        f"How {first} and {second} are related:\n",
+    )
+
+
 def resolve_template(name: str, custom: Mapping[str, Any] | None = None) -> PromptTemplate:
     """The template called `name`, from `custom` before the built-in ones.
 
@@ -158,6 +187,7 @@ class SelfEditGenerator:
         tokenizer: the policy's, for chat templates; None where a server adds its own.
         sampling: temperature, top-p and length of the completions.
         run_seed: every completion's seed derives from it, the task, the edit's number and the iteration.
+        plain: writes to the domain's fixed prompts, where `generator` is held to a form; None: `generator`.
     """
 
     def __init__(
@@ -167,9 +197,10 @@ class SelfEditGenerator:
         tokenizer: PreTrainedTokenizerBase | None,
         sampling: Sampling,
         run_seed: int = 0,
+        plain: Generator | None = None,
     ) -> None:
         self.generator, self.domain, self.tokenizer = generator, domain, tokenizer
-        self.sampling, self.run_seed = sampling, run_seed
+        self.sampling, self.run_seed, self.plain = sampling, run_seed, plain or generator
 
     def generate(
         self,
@@ -209,7 +240,26 @@ class SelfEditGenerator:
         ]
         # Exploring is for rounds: an evaluation asks for what the policy itself would do.
         sampling = self.sampling if iteration >= 0 else replace(self.sampling, explore=0.0)
-        return self._complete(drafts, sampling, progress or (lambda done, total: None))
+        return self._complete(self.generator, drafts, sampling, progress or (lambda done, total: None))
+
+    def fixed_drafts(self, tasks: Sequence[Task], policy_version: str) -> list[SelfEdit]:
+        """The domain's fixed prompts for every task, grouped by task, with nothing written yet."""
+        return [
+            SelfEdit(
+                id=f"{task.id}.fixed{k}",
+                task_id=task.id,
+                prompt=prompt,
+                completion="",
+                seed=derive(self.run_seed, task.id, "fixed", k),
+                policy=policy_version,
+            )
+            for task in tasks
+            for k, prompt in enumerate(self.domain.fixed_prompts(task, self.tokenizer))
+        ]
+
+    def complete(self, drafts: list[SelfEdit], progress: Callable[[int, int], None]) -> list[SelfEdit]:
+        """Drafts with plain texts in them, see `fixed_drafts`. Raises as `generate` does."""
+        return self._complete(self.plain, drafts, replace(self.sampling, explore=0.0), progress)
 
     def _prompt(self, task: Task) -> str:
         prompt = self.domain.prompt_for(task, self.tokenizer)
@@ -221,13 +271,17 @@ class SelfEditGenerator:
         return prompt
 
     def _complete(
-        self, drafts: list[SelfEdit], sampling: Sampling, progress: Callable[[int, int], None]
+        self,
+        generator: Generator,
+        drafts: list[SelfEdit],
+        sampling: Sampling,
+        progress: Callable[[int, int], None],
     ) -> list[SelfEdit]:
         asked = [edit for edit in drafts if edit.prompt]
         if not asked:
             return drafts
         progress(0, len(asked))
-        generate = self.generator.generate
+        generate = generator.generate
         telling = taken(generate, {"progress": progress})
         written = generate([e.prompt for e in asked], sampling, [e.seed for e in asked], **telling)
         progress(len(asked), len(asked))

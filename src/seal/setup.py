@@ -265,8 +265,7 @@ def estep(
     capacity = _capacity(config, run, policy)
     loop = Graded(inner_loop(policy, engine_settings(config, capacity, run.path), batch), grader)
     writers = writers or Writers(config.generation, config.model_name)
-    generator = domain.sampler(writers.generator(policy), policy.tokenizer)
-    return estep_on(config, run, domain, loop, policy, generator)
+    return estep_on(config, run, domain, loop, policy, writers.generator(policy))
 
 
 def estep_on(
@@ -283,7 +282,10 @@ def estep_on(
 
     pad_to = config.max_length if config.inner.pad_loss else 0
     evaluator = Evaluator(policy, domain, loop, config.inner_training(), config.seed, pad_to)
-    sampler = edit_sampler(config, domain, generator, policy.tokenizer) if generator else None
+    sampler = None
+    if generator is not None:
+        held = domain.sampler(generator, policy.tokenizer)
+        sampler = edit_sampler(config, domain, held, policy.tokenizer, plain=generator)
     return EStep(run, sampler, evaluator, _batch_size(config, run, policy))
 
 
@@ -336,8 +338,12 @@ def edit_sampler(
     domain: BaseDomain,
     generator: Generator,
     tokenizer: PreTrainedTokenizerBase | None,
+    plain: Generator | None = None,
 ) -> SelfEditGenerator:
-    """What draws self-edits as the settings say; without a tokenizer a server adds the chat template."""
+    """What draws self-edits as the settings say; without a tokenizer a server adds the chat template.
+
+    `plain` draws texts where `generator` is held to what the domain's self-edits may be.
+    """
     from seal.self_edit import SelfEditGenerator
 
-    return SelfEditGenerator(generator, domain, tokenizer, config.sampling(), config.seed)
+    return SelfEditGenerator(generator, domain, tokenizer, config.sampling(), config.seed, plain)

@@ -638,6 +638,31 @@ def test_rl_is_compared_with_the_best_constant_and_a_placebo(
     assert len(list((tmp_path / "run" / "checkpoints").glob("placebo-*"))) == 1
 
 
+@pytest.mark.parametrize("kind", ["study_plan", "implications"])
+def test_fixed_prompts_are_free_texts_in_one_adapter(
+    settings: Callable[..., dict[str, Any]], tmp_path: Path, kind: str
+) -> None:
+    """Whatever form a policy's self-edits have; and a resumed run writes none of them again."""
+    more = {"evaluation.arms": ["base", "fixed_prompts"], "max_outer_iterations": 0}
+    rows = carry_out(settings(**more) | {"data_config.prompt_type": kind}, tmp_path / "run")
+    with Run.open(tmp_path / "run") as run:
+        framework = SEALFramework(run.config, run=run)
+        framework.run()
+        assert run.journal.rows() == rows
+    texts = {e["id"]: e for e in of(rows, "edit")}
+    arm = next(a for a in of(rows, "arm") if a["arm"] == "fixed_prompts")
+    assert len(arm["tasks"]) == len(framework.data.val) > 0
+    assert not any(e["completion"].startswith("{") for e in texts.values())
+    for task in framework.data.val:
+        mine = [e for e in texts.values() if e["task_id"] == task.id]
+        tokenizer = framework.estep.policy.tokenizer
+        assert [e["prompt"] for e in mine] == list(framework.domain.fixed_prompts(task, tokenizer))
+        joined = framework.domain.joined(task, [e["completion"] for e in mine])
+        expected = framework.domain.training_sequences(task, joined, tokenizer)
+        own = [framework.domain.training_sequences(task, e["completion"], tokenizer)[:-1] for e in mine]
+        assert [*(row for part in own for row in part), expected[-1]] == list(expected)
+
+
 def test_only_the_newest_policies_stay_on_disk(
     settings: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

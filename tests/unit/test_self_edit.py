@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from seal.errors import ConfigError, DataError, GenerationError
 from seal.models.load import load_model
 from seal.records import Completion, Question, Sampling, Task
 from seal.seeds import derive
-from seal.self_edit import TEMPLATES, SelfEditGenerator, resolve_template, sequence_texts
+from seal.self_edit import (
+    FIXED,
+    PAIRS,
+    TEMPLATES,
+    SelfEditGenerator,
+    fixed_templates,
+    resolve_template,
+    sequence_texts,
+)
 
 TOKENIZER = load_model("tiny-random-llama").tokenizer
 CHAT_TOKENIZER = load_model("tiny-random-qwen2").tokenizer
@@ -233,3 +242,43 @@ def test_bad_requests_are_refused() -> None:
         maker.generate(TASKS, 0, "v")
     with pytest.raises(DataError, match="same id"):
         maker.generate([TASKS[0], TASKS[0]], 1, "v")
+
+
+def test_fixed_prompts_ask_of_pairs_of_names_in_the_passage() -> None:
+    passage = "The mill of Tasp {old} was built by Ada Quell in 1690. Ada Quell sold it to Marn of Issk."
+    templates = fixed_templates(passage, seed=3)
+    assert templates[: len(FIXED)] == [TEMPLATES[name] for name in FIXED]
+    related = [t.render(passage, "The mill") for t in templates[len(FIXED) :]]
+    assert len(related) == len(set(related)) == PAIRS
+    for text in related:
+        first, second = re.findall(r"how (.*) and (.*) are related", text)[0]
+        assert first != second
+        assert {first, second} <= {"Tasp", "Ada Quell", "Marn", "Issk"}
+        assert passage in text
+    assert fixed_templates(passage, seed=3) == templates
+    assert fixed_templates("It rained all day.", seed=3) == templates[: len(FIXED)]
+
+
+def test_a_passage_of_one_name_and_braces_is_asked_about() -> None:
+    (only,) = fixed_templates("It fell on {Tasp} and on Marn.", seed=0)[len(FIXED) :]
+    assert "Tasp and Marn" in only.render("It fell on {Tasp} and on Marn.")
+
+
+def test_joined_texts_are_trained_on_as_each_would_be() -> None:
+    """Lines of one kind, questions of another; loops go, and what is nothing but a loop."""
+    domain = KnowledgeIncorporation("facts")
+    task = Task(
+        "t", "Vell lies on the Osk. Its bridge is green.", (Question("Where?", "on the Osk"),), "Vell"
+    )
+    facts = "Vell lies on the Osk.\nIts bridge is green."
+    asked = " Where does Vell lie?\nAnswer: on the Osk\nQuestion 2: What is green?\nAnswer: the bridge"
+    loop = "<|im_end|>"
+    joined = domain.joined(task, [asked, loop, facts])
+    assert sequence_texts(joined, "Vell", task.context, split_newlines=True) == [
+        "Vell\nQuestion 1: Where does Vell lie?\nAnswer: on the Osk",
+        "Vell\nQuestion 2: What is green?\nAnswer: the bridge",
+        "Vell\nVell lies on the Osk.",
+        "Vell\nIts bridge is green.",
+        f"Vell\n{task.context}",
+    ]
+    assert domain.joined(task, []) == ""

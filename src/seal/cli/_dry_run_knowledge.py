@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from seal.domains.base import InvalidEdit
 from seal.evaluation import CONTROLS
 from seal.records import Task
+from seal.self_edit import FIXED, PAIRS
 from seal.sentences import split_sentences
 from seal.settings import SEALConfig
 
@@ -67,15 +68,16 @@ def measure(
     wanted = {arm for arm in ("base", "passage", "self_edit", "self_edit_rl") if arms is None or arm in arms}
     wanted |= {arm for arm in arms or () if arm in (*CONTROLS, "oracle", "random")}
     by_policy = sum(arm in wanted for arm in _WRITTEN) * evaluation.samples
+    fixed = len(FIXED) + PAIRS if "fixed_prompts" in wanted else 0
     given = len(wanted - {*_WRITTEN, "base", "passage"})
     for task in val:
         own = lengths(task)
         others = by_policy + given
         trained += ("passage" in wanted) * own.passage + others * own.edit
-        written += by_policy * own.written
+        written += by_policy * own.written + fixed * config.generation.max_new_tokens
         answers += len(task.target) * (("base" in wanted) + ("passage" in wanted) + others)
     return Work(
-        edits + len(val) * by_policy,
+        edits + len(val) * (by_policy + fixed),
         adapters + len(val) * (("passage" in wanted) + by_policy + given),
         round(written),
         round(trained),

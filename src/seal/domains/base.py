@@ -82,6 +82,16 @@ class BaseDomain(ABC):
         """
         return None
 
+    def fixed_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
+        """Prompts of several kinds for `task`, the rival that needs no reinforcement learning: one adapter is
+        trained on all that the untrained policy writes to them. Default: there are none.
+        """
+        return ()
+
+    def joined(self, task: Task, completions: Sequence[str]) -> str:
+        """What was written to the fixed prompts, as one self-edit. Default: one below the other."""
+        return "\n".join(completions)
+
     def sampler(self, generator: Generator, tokenizer: PreTrainedTokenizerBase) -> Generator:
         """What draws self-edits. Default: `generator` as it is."""
         return generator

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -33,7 +34,7 @@ from seal.records import (
 )
 from seal.sections import EditCheck
 from seal.seeds import derive
-from seal.self_edit import resolve_template, sequence_texts
+from seal.self_edit import PromptTemplate, fixed_templates, resolve_template, sequence_texts
 from seal.self_edit_check import check_edit, summary, without_loops
 from seal.thoughts import without_thoughts
 
@@ -119,11 +120,30 @@ class KnowledgeIncorporation(BaseDomain):
 
     def prompt_for(self, task: Task, tokenizer: PreTrainedTokenizerBase | None) -> str:
         """The complete prompt for `task`, title and chat template included; empty: nothing to generate."""
-        if tokenizer is None:
-            return self.create_self_edit_prompt(task)
-        chat = self.uses_chat(tokenizer)
-        text = self.template.render(_passage(task.context), task.title, chat=chat)
-        return contract_of(tokenizer).user_turn(text) if chat and text else text
+        return self._rendered(self.template, task, tokenizer)
+
+    def fixed_prompts(self, task: Task, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
+        """Four kinds of self-edit, and how pairs of the passage's names are related
+        (`seal.self_edit.fixed_templates`).
+        """
+        templates = fixed_templates(_passage(task.context), derive(0, task.id, "pairs"))
+        return tuple(self._rendered(template, task, tokenizer) for template in templates)
+
+    def joined(self, task: Task, completions: Sequence[str]) -> str:
+        """The texts that each completion would be trained on by itself, in one self-edit."""
+        texts: list[str] = []
+        for completion in completions:
+            with suppress(InvalidEdit):
+                left = self._checked(task, completion)
+                texts += sequence_texts(left, "", "", self.split_newlines, include_passage=False)
+        return "\n---\n".join(texts)
+
+    def _rendered(
+        self, template: PromptTemplate, task: Task, tokenizer: PreTrainedTokenizerBase | None
+    ) -> str:
+        chat = self.chat is True if tokenizer is None else self.uses_chat(tokenizer)
+        text = template.render(_passage(task.context), task.title, chat=chat)
+        return contract_of(tokenizer).user_turn(text) if tokenizer is not None and chat and text else text
 
     def uses_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether prompts go through the chat template. Raises `ConfigError`, or `ModelError`."""
