@@ -63,10 +63,11 @@ def gaps(passage: str) -> tuple[Gap, ...]:
 
 
 def cloze_questions(passage: str, title: str = "", most: int = 12) -> tuple[Question, ...]:
-    """At most `most` gaps of `passage` as questions, evenly spread over it; the same for everybody.
+    """Gaps of `passage` as questions, evenly spread over it; the same for everybody.
 
-    An answer is asked for once, and no gap whose answer stands elsewhere in its sentence. The passage's other
-    answers of the same kind are the wrong ones.
+    Every other gap that can be asked, at most `most`: the rest is left for study plans to train on. An answer
+    is asked for once, and no gap whose answer stands elsewhere in its sentence. The passage's other answers
+    of the same kind are the wrong ones; of any kind, where there are none.
     """
     every = gaps(passage)
     first: dict[tuple[str, ...], Gap] = {}
@@ -74,20 +75,17 @@ def cloze_questions(passage: str, title: str = "", most: int = 12) -> tuple[Ques
         said = normalise(gap.answer)
         if said and not any(same_word(w, o) for w in said for o in normalise(gap.text)):
             first.setdefault(said, gap)
-    usable = list(first.values())
+    usable = list(first.values())[::2]
     chosen = [usable[i * len(usable) // most] for i in range(most)] if len(usable) > most else usable
     return tuple(Question(g.question, g.answer, title, wrong=_wrong(g, every)) for g in chosen)
 
 
 def _wrong(gap: Gap, every: Sequence[Gap], most: int = 5) -> tuple[str, ...]:
-    """Answers of other gaps of the same kind that share no word with this one's."""
+    """Answers of other gaps, of the same kind if there are any, that share no word with this one's."""
     own = normalise(gap.answer)
-    others = {
-        normalise(g.answer): g.answer
-        for g in every
-        if g.kind == gap.kind and not any(same_word(a, b) for a in own for b in normalise(g.answer))
-    }
-    return tuple(others.values())[:most]
+    others = [g for g in every if not any(same_word(a, b) for a in own for b in normalise(g.answer))]
+    alike = [g for g in others if g.kind == gap.kind] or others
+    return tuple({normalise(g.answer): g.answer for g in alike}.values())[:most]
 
 
 def capitals_within(text: str) -> frozenset[str]:

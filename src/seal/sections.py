@@ -133,9 +133,10 @@ class DataConfig(Section):
     """Whether the passage itself is the last training sequence."""
     unanswerable: Literal["drop", "keep"] = "drop"
     """Questions of squad_v2 without an answer: drop them, or keep them with the answer `unanswerable`."""
-    questions: Literal["own", "fill", "cloze"] = "own"
+    questions: Literal["own", "fill", "cloze", "both"] = "own"
     """own: the data set's questions; fill: gaps in its sentences (cloze) for a passage that has none; cloze:
-    gaps for every training passage, a reward that needs no labels, with held-out passages as for fill."""
+    gaps for every training passage, a reward that needs no labels, with held-out passages as for fill; both:
+    gaps and then its own questions for every training passage, to compare rewards."""
     malformed: Literal["error", "drop"] = "error"
     """A record that cannot be read stops the run, or is left out and counted."""
     columns: dict[

@@ -90,7 +90,7 @@ def _passages(config: SEALConfig, split: str, limit: int | None, tally: Tally) -
         split=split,
         max_samples=limit,
         unanswerable=data.unanswerable,
-        questions="fill" if held_out and data.questions == "cloze" else data.questions,
+        questions="fill" if held_out and data.questions != "own" else data.questions,
         options=own_options(data.options) if source == INVENTED else None,
         malformed=data.malformed,
         columns={str(field): names for field, names in data.columns.items()},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import seal.setup
 from seal.cloze import GAP, cloze_questions, gaps
 from seal.config import load_config
-from seal.data.invented import world
+from seal.data.invented import tasks, world, world_of
 from seal.data.loader import DataLoader, load_tasks
 from seal.errors import ConfigError, DataError
 from seal.grading import LexicalGrader
@@ -57,19 +57,19 @@ def test_most_facts_of_an_invented_world_are_gaps() -> None:
     assert sum(shares) / len(shares) > 0.75
 
 
-def test_questions_ask_once_and_give_nothing_away() -> None:
+def test_questions_ask_once_every_other_gap_and_give_nothing_away() -> None:
+    """Of the gaps Mirel, 1203, Bruno, 1407 and red; those of Glaxus and hat cannot be asked."""
     passage = "Glaxus met Mirel in 1203. Mirel met Bruno in 1407. A hat is no hat. It was red."
     made = cloze_questions(passage, "T")
-    assert [q.answer for q in made] == ["Mirel", "1203", "Bruno", "1407", "red"]
+    assert [q.answer for q in made] == ["Mirel", "Bruno", "red"]
     assert {q.title for q in made} == {"T"}
-    assert {q.answer: q.wrong for q in made} == {
-        "Mirel": ("Bruno",),
-        "1203": ("1407",),
-        "Bruno": ("Mirel",),
-        "1407": ("1203",),
-        "red": ("hat",),
-    }
+    assert {q.answer: q.wrong for q in made} == {"Mirel": ("Bruno",), "Bruno": ("Mirel",), "red": ("hat",)}
     assert made[0].question == "Fill in the missing word: Glaxus met ____ in 1203."
+
+
+def test_without_others_of_its_kind_an_answer_is_ranked_against_any() -> None:
+    (asked,) = cloze_questions("She met Mirel in 1203.")
+    assert (asked.answer, asked.wrong) == ("Mirel", ("1203",))
 
 
 def test_long_passages_are_asked_evenly() -> None:
@@ -98,7 +98,7 @@ def test_passages_without_questions_are_asked_gaps(tmp_path: Path) -> None:
         load_tasks(tmp_path, questions="fill")
     (task,) = load_tasks(tmp_path / "a.md", questions="fill")
     assert [q.answer for q in task.target] == ["Mirel"]
-    with pytest.raises(ConfigError, match="own, fill or cloze"):
+    with pytest.raises(ConfigError, match="own, fill, cloze or both"):
         load_tasks(tmp_path, questions="some")
 
 
@@ -108,6 +108,20 @@ def test_a_reward_without_labels_leaves_held_out_questions_alone() -> None:
     train, val = (seal.setup.load_tasks(config, split) for split in ("train", "val"))
     assert all(q.question.startswith("Fill in") for t in train for q in t.target)
     assert val == load_tasks("builtin", split="val")[: len(val)]
+
+
+def test_a_task_can_ask_gaps_and_its_own_questions() -> None:
+    """To compare rewards: gaps first, then what the data set asks."""
+    options = {"data_config.options.ask": "both"}
+    changes = {"data_config.dataset_name": "invented", "data_config.questions": "both"} | options
+    config = load_config(None, "test", changes)
+    train, val = (seal.setup.load_tasks(config, split) for split in ("train", "val"))
+    for task in train:
+        made = world_of(task.id)
+        assert made
+        cloze = cloze_questions(task.context, task.title)
+        assert task.target == (*cloze, *made.reward, *made.test)
+    assert val == tasks("val", len(val), ask="both")
 
 
 @given(st.text(max_size=200))

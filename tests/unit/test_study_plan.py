@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from seal.cloze import cloze_questions
 from seal.constrained import ConstrainedWriter, choices_in, draw, write
 from seal.data.invented import tasks
+from seal.data.loader import DataLoader
 from seal.domains.base import InvalidEdit
 from seal.domains.knowledge import KnowledgeIncorporation
 from seal.domains.study_plan import Exercise, PlanSpace, StudyPlan, oracle_plan, parse_plan
@@ -69,6 +72,38 @@ def test_material_by_hand() -> None:
     assert Exercise("Fill in the missing word: It was built by ____.", "Ada Menn") in gaps
     assert made("gaps and passage", "answers") == (*gaps, Exercise("Tell me about Vell.", PASSAGE))
     assert made("gaps")[0].question == ""
+
+
+def test_no_plan_trains_on_a_gap_that_the_task_asks(tiny: Callable[..., Any]) -> None:
+    """And about half of the gaps are left to train on: a plan made of gaps is never without."""
+    tokenizer, domain = tiny("llama").tokenizer, KnowledgeIncorporation("study_plan", chat=False)
+    asking = [
+        DataLoader(source, split=split, max_samples=4, questions="cloze").load_tasks()
+        for source in ("builtin", "invented")
+        for split in ("train", "val")
+    ]
+    plans = [p.to_json() for p in PlanSpace(learning_rates=(1e-3,)).plans() if "gaps" in p.material]
+    for task in (t for some in asking for t in some):
+        without = replace(task, target=(Question("Who?", "Ada Menn"),))
+        for plan in plans:
+            learned = [tokenizer.decode(s.ids) for s in domain.training_sequences(task, plan, tokenizer)]
+            every = [tokenizer.decode(s.ids) for s in domain.training_sequences(without, plan, tokenizer)]
+            assert not [q for q in task.target for text in learned if q.question in text]
+            assert len(every) - len(learned) == len(task.target), "nothing else is missing"
+            assert sum("Fill in" in text for text in learned) >= 2
+
+
+def test_a_plan_that_is_left_without_material_cannot_be_applied(tiny: Callable[..., Any]) -> None:
+    tokenizer, domain = tiny("llama").tokenizer, KnowledgeIncorporation("study_plan", chat=False)
+    asked = Task("t", "Vell was built by Menn.", cloze_questions("Vell was built by Menn."))
+    assert [q.answer for q in asked.target] == ["Menn"]
+    for task in (asked, Task("t", "Hm.", TASK.target)):  # and one that has no gaps at all
+        for form in ("text", "answers"):
+            with pytest.raises(InvalidEdit, match=r"'t': .* no gap .* does not ask"):
+                domain.training_sequences(
+                    task, f'{{"material": "gaps", "form": "{form}", "learning_rate": 1}}', tokenizer
+                )
+    assert domain.training_sequences(asked, StudyPlan("gaps and passage", "text", 1e-3).to_json(), tokenizer)
 
 
 @pytest.mark.parametrize("chat", [False, True])

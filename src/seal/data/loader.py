@@ -47,7 +47,7 @@ class DataLoader:
             gold answer "unanswerable".
         require_questions: a passage without questions is an error; False for documents to learn.
         questions: `own`: the source's; `fill`: cloze questions (`seal.cloze`) for a passage that has none;
-            `cloze`: cloze questions for every passage.
+            `cloze`: cloze questions for every passage; `both`: those, then the source's.
         seed: of the division into train and val.
         options: of `seal.data.invented.tasks`, for `invented` only.
         malformed: a record that cannot be read is an `error`, or left out (`drop`) and counted.
@@ -64,7 +64,7 @@ class DataLoader:
         max_samples: int | None = None,
         unanswerable: Literal["drop", "keep"] = "drop",
         require_questions: bool = True,
-        questions: Literal["own", "fill", "cloze"] = "own",
+        questions: Literal["own", "fill", "cloze", "both"] = "own",
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         malformed: Literal["error", "drop"] = "error",
@@ -82,8 +82,8 @@ class DataLoader:
             raise ConfigError(f"max_samples is {max_samples}", "give at least 1, or nothing for all")
         self.source, self.split, self.max_samples = str(source), SPLITS[split], max_samples
         self.unanswerable, self.require_questions, self.seed = unanswerable, require_questions, seed
-        if questions not in ("own", "fill", "cloze"):
-            raise ConfigError(f"questions is {questions!r}", "choose own, fill or cloze")
+        if questions not in ("own", "fill", "cloze", "both"):
+            raise ConfigError(f"questions is {questions!r}", "choose own, fill, cloze or both")
         self.questions, self.options = questions, dict(options or {})
         self.malformed, self.columns = malformed, columns or {}
         self.subset, self.splits = subset, splits
@@ -118,7 +118,7 @@ class DataLoader:
 
     def _asked(self, task: Task) -> Task:
         """The task with the questions that `self.questions` says."""
-        wanted = self.questions == "cloze" or (self.questions == "fill" and not task.target)
+        wanted = self.questions in ("cloze", "both") or (self.questions == "fill" and not task.target)
         if not wanted or not isinstance(task.context, str):
             return task
         made = cloze_questions(task.context, task.title)
@@ -127,7 +127,8 @@ class DataLoader:
                 f"task {task.id!r}: no name, number or last word to ask for",
                 "write questions for the passage",
             )
-        return replace(task, target=made)
+        own = tuple(task.target) if self.questions == "both" else ()
+        return replace(task, target=made + own)
 
     def _passages(self, tally: Tally) -> list[Passage]:
         if self.source == "builtin":

@@ -196,9 +196,18 @@ class KnowledgeIncorporation(BaseDomain):
     def _studied(
         self, plan: StudyPlan, task: Task, tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[TrainingSequence]:
-        """A plan's exercises: those with a question are asked as in a test, and their answer is learned."""
+        """A plan's exercises: those with a question are asked as in a test, and their answer is learned.
+
+        No gap that the task itself asks is among them: a reward must not ask what was trained on.
+        """
         contract, chat = contract_of(tokenizer), self.uses_chat(tokenizer)
-        for exercise in plan.material_of(_passage(task.context), task.title):
+        exercises = plan.material_of(_passage(task.context), task.title, kept_out=_asked(task))
+        if not exercises:
+            raise InvalidEdit(
+                f"task {task.id!r}: the passage has no gap to train on that the task does not ask",
+                "choose a plan with other material, or a longer passage",
+            )
+        for exercise in exercises:
             if not exercise.question:
                 text = f"{task.title}\n{exercise.answer}" if task.title else exercise.answer
                 yield contract.sequence(text, append_eos=self.append_eos)
@@ -395,3 +404,9 @@ def _questions(task: Task) -> tuple[Question, ...]:
     if not questions or not all(isinstance(q, Question) for q in questions):
         raise DataError(f"task {task.id!r} has no questions", "give every passage at least one question")
     return tuple(questions)
+
+
+def _asked(task: Task) -> frozenset[str]:
+    """The texts of a task's questions, if it has any."""
+    questions = task.target if isinstance(task.target, tuple | list) else ()
+    return frozenset(q.question for q in questions if isinstance(q, Question))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, get_args
@@ -61,8 +61,14 @@ class StudyPlan:
             [json.dumps(v) for v in (self.material, self.form, self.learning_rate)],
         )
 
-    def material_of(self, passage: str, title: str, seed: int = 0) -> tuple[Exercise, ...]:
-        """What is learned, in order: gaps first, whole passages last. `seed` draws the orders."""
+    def material_of(
+        self, passage: str, title: str, seed: int = 0, *, kept_out: Collection[str] = ()
+    ) -> tuple[Exercise, ...]:
+        """What is learned, in order: gaps first, whole passages last. `seed` draws the orders.
+
+        Args:
+            kept_out: questions that measure the learning: such a gap is not learned.
+        """
         if self.exercises:
             return self.exercises
         sentences = split_sentences(passage)
@@ -74,7 +80,7 @@ class StudyPlan:
             "orders": _orders(sentences, seed),
         }.get(self.material, [])
         found = gaps(passage) if self.material.startswith("gaps") else ()
-        asked = [Exercise(gap.question, gap.answer) for gap in found]
+        asked = [Exercise(gap.question, gap.answer) for gap in found if gap.question not in kept_out]
         if self.form == "answers":
             asked += [Exercise(TELL.format(title=named), text) for text in plain]
             return tuple(asked)
