@@ -5,6 +5,9 @@ For each candidate: ICC(1) of one repeat and ICC(k) of the mean of all, between 
 Shrout and Fleiss 1979), and validity, the rank correlation within tasks between the reward in one repeat and
 the accuracy on test questions in another. Intervals: 95 %, by drawing tasks with replacement. Tasks in which
 all edits earn or answer the same rank nothing; they are left out of validity and counted.
+
+Where the tasks ask gaps too (`questions: both`), these come first and are the reward without labels: measured
+in the same way, and its rank correlation with the rewards with labels of another repeat.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from random import Random
 from statistics import fmean, pvariance, variance
+from typing import Literal
 
+from seal.cloze import PROMPT
 from seal.records import Answer, Trial, Verdict
-from seal.report.history import read_history
+from seal.report.history import History, read_history, read_tasks
 
 Measured = Sequence[Sequence[float]]
 """Of one task: edits × repeats."""
@@ -51,13 +56,24 @@ CANDIDATES: dict[str, Callable[[Sequence[Answer]], float]] = {
     "log-likelihood": likelihood,
     "accuracy_choice": lambda answers: accuracy(answers) + choice(answers),
 }
+WITHOUT_LABELS = ("accuracy", "choice", "accuracy_choice")
+"""What is measured on gaps too."""
 
 
 def icc(tasks: Sequence[Measured]) -> tuple[float, float]:
     """ICC(1) and ICC(k) between edits within tasks; NaN where nothing differs."""
-    repeats = len(tasks[0][0])
-    between = fmean(repeats * variance([fmean(edit) for edit in task]) for task in tasks)
-    within = fmean(variance(edit) for task in tasks for edit in task)
+    return icc_of([variances(task) for task in tasks], len(tasks[0][0]))
+
+
+def variances(task: Measured) -> tuple[float, list[float]]:
+    """Of the means of a task's edits, and of the repeats of each edit."""
+    return variance([fmean(edit) for edit in task]), [variance(edit) for edit in task]
+
+
+def icc_of(found: Sequence[tuple[float, list[float]]], repeats: int) -> tuple[float, float]:
+    """The same from the `variances` of the tasks."""
+    between = fmean(repeats * of_edits for of_edits, _ in found)
+    within = fmean(one for _, of_repeats in found for one in of_repeats)
     if not between:
         return math.nan, math.nan
     return (between - within) / (between + (repeats - 1) * within), (between - within) / between
@@ -103,32 +119,59 @@ def by_edit(trials: Sequence[Trial]) -> list[dict[str, list[Trial]]]:
     return [task for task in whole if len(task) > 1]
 
 
+def correlation(rewards: Sequence[Measured], others: Sequence[Measured]) -> str:
+    """Mean rank correlation within tasks with another repeat, its interval, and the tasks that it is of."""
+    ranked = [rank_correlations(r, o) for r, o in zip(rewards, others, strict=True)]
+    known = [fmean(r) for r in ranked if r]
+    if not known:
+        return "unknown: no task whose edits differ"
+    low, high = resampled(len(known), lambda drawn: fmean(known[i] for i in drawn))
+    return f"{fmean(known):5.2f} [{low:.2f}, {high:.2f}] in {len(known)} tasks"
+
+
+def gap_counts(history: History) -> dict[str, int]:
+    """How many gaps each task asks, before its other questions; empty where none does."""
+    if history.config.data_config.questions != "both":
+        return {}
+    tasks, problem = read_tasks(history.config)
+    if problem:
+        sys.exit(f"the questions of the run cannot be read: {problem}")
+    asked = PROMPT.partition("{")[0]
+    return {name: sum(q.question.startswith(asked) for q in task.target) for name, task in tasks.items()}
+
+
+def part(answers: Sequence[Answer], gaps: int, which: Literal["gaps", "reward", "test"]) -> Sequence[Answer]:
+    """The answers to the gaps, which are asked first, to the reward questions, or to the test questions."""
+    middle = gaps + (len(answers) - gaps) // 2
+    return {"gaps": answers[:gaps], "reward": answers[gaps:middle], "test": answers[middle:]}[which]
+
+
 def main(folder: str) -> None:
     """Measure and print."""
-    tasks = by_edit(read_history(folder).trials)
+    history = read_history(folder)
+    tasks, gaps = by_edit(history.trials), gap_counts(history)
 
-    def measured(score: Callable[[Sequence[Answer]], float], second: bool) -> list[Measured]:
-        def half(trial: Trial) -> Sequence[Answer]:
-            middle = len(trial.outcome.adapted) // 2
-            return trial.outcome.adapted[middle:] if second else trial.outcome.adapted[:middle]
+    def measured(name: str, which: Literal["gaps", "reward", "test"]) -> list[Measured]:
+        def score(trial: Trial) -> float:
+            return CANDIDATES[name](part(trial.outcome.adapted, gaps[trial.task_id] if gaps else 0, which))
 
-        return [[[score(half(t)) for t in edit] for edit in task.values()] for task in tasks]
+        return [[[score(t) for t in edit] for edit in task.values()] for task in tasks]
 
-    test = measured(accuracy, second=True)
+    test = measured("accuracy", "test")
+    labelled = {name: measured(name, "reward") for name in CANDIDATES}
+    free = {f"cloze {name}": measured(name, "gaps") for name in WITHOUT_LABELS} if gaps else {}
     edits = sum(len(task) for task in tasks)
-    print(f"{len(tasks)} tasks, {edits} edits, {len(test[0][0])} repeats")
-    for name, score in CANDIDATES.items():
-        reward = measured(score, second=False)
-        ranked = [rank_correlations(r, t) for r, t in zip(reward, test, strict=True)]
-        known = [fmean(r) for r in ranked if r]
+    repeats = len(test[0][0])
+    print(f"{len(tasks)} tasks, {edits} edits, {repeats} repeats")
+    for name, reward in (labelled | free).items():
         one, all_repeats = icc(reward)
-        low, high = resampled(len(reward), lambda drawn, r=reward: icc([r[i] for i in drawn])[0])
-        print(f"{name:<18} ICC(1) {one:5.2f} [{low:.2f}, {high:.2f}]  ICC(k) {all_repeats:5.2f}", end="  ")
-        if not known:
-            print("validity unknown: no task whose edits differ")
-            continue
-        low, high = resampled(len(known), lambda drawn, v=known: fmean(v[i] for i in drawn))
-        print(f"validity {fmean(known):5.2f} [{low:.2f}, {high:.2f}] in {len(known)} tasks")
+        found = [variances(task) for task in reward]
+        low, high = resampled(len(found), lambda drawn, f=found: icc_of([f[i] for i in drawn], repeats)[0])
+        print(f"{name:<{22 if free else 18}} ICC(1) {one:5.2f} [{low:.2f}, {high:.2f}]", end="  ")
+        print(f"ICC(k) {all_repeats:5.2f}  validity {correlation(reward, test)}")
+    for name, reward in free.items():
+        with_labels = (f"{other} {correlation(reward, labelled[other])}" for other in WITHOUT_LABELS[::2])
+        print(f"{name:<22} against labelled {', '.join(with_labels)}")
 
 
 if __name__ == "__main__":
