@@ -72,18 +72,19 @@ class EStep:
 
     def write(self, tasks: Sequence[Task], n: int, iteration: int) -> list[SelfEdit]:
         """`n` self-edits a task. They are drawn in one batch, so they are taken or drawn again together."""
-        if self.sampler is None:
-            raise ConfigError("nothing here writes self-edits", "give them, or a model that writes")
-        return write_edits(self.run, self.sampler, self.policy.version, tasks, n, iteration)
+        return write_edits(self.run, self._writer(), self.policy.version, tasks, n, iteration)
 
     def write_fixed(self, tasks: Sequence[Task], iteration: int) -> list[SelfEdit]:
         """What the policy writes to the domain's fixed prompts, grouped by task."""
+        sampler = self._writer()
+        drafts = sampler.fixed_drafts(tasks, self.policy.version)
+        names = [draft.id for draft in drafts]
+        return _written(self.run, names, partial(sampler.complete, drafts), iteration, "fixed")
+
+    def _writer(self) -> SelfEditGenerator:
         if self.sampler is None:
             raise ConfigError("nothing here writes self-edits", "give them, or a model that writes")
-        drafts = self.sampler.fixed_drafts(tasks, self.policy.version)
-        names = [draft.id for draft in drafts]
-        write = partial(self.sampler.complete, drafts)
-        return _written(self.run, names, write, iteration, "fixed")
+        return self.sampler
 
     def adapt(
         self,
